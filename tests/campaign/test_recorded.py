@@ -24,7 +24,6 @@ from embedcube.campaign.parts import (
     Quarantined,
     Record,
     Stored,
-    best_documents,
     crash_files,
     scan_documents,
 )
@@ -32,6 +31,7 @@ from embedcube.campaign.plan import Plan
 from embedcube.campaign.price import Price
 from embedcube.campaign.record_tables import COUNTS, forget_tables, write_table
 from embedcube.campaign.recorded import (
+    best_documents,
     best_rows,
     merge_recorded,
     read_recorded,
@@ -277,7 +277,7 @@ def test_a_task_that_looks_while_submit_merges_finds_the_new_table(
     run, recipes = RunDir(tmp_path), [recipe_of_task(0, number) for number in range(2)]
     write(run, 1, "1-0", 0, record(recipes[0]))
     merge_recorded(run, plan_of())
-    read, calls = recorded.read_table, []
+    read, calls = record_tables.read_table, list[Path]()
 
     def replaced_meanwhile(path: Path, names: Any) -> Any:
         if not calls:

@@ -96,7 +96,12 @@ def line(attempt: str, begun_s: float, ended_s: float, job: str = "") -> tuple[s
 
 
 def speed(records: Sequence[tuple[str, str, int, int]], running: set[str] | None, now: datetime) -> rate.Speed:
-    makers = {"attempt": texts, "job": texts, "started": integers, "finished": integers}
+    makers: dict[str, Callable[[Any], Any]] = {
+        "attempt": texts,
+        "job": texts,
+        "started": integers,
+        "finished": integers,
+    }
     columns = [make(values) for make, values in zip(makers.values(), zip(*records, strict=True), strict=True)]
     return rate.speed(rate.times_of(pyarrow.Table.from_arrays(columns, names=list(makers))), running, now)
 

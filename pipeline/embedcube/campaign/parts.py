@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from hashlib import sha256
@@ -26,7 +26,7 @@ FED = "fed"
 """name of what the scenes have contributed to a shard, among its arrays"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stored:
     """Where the bytes of one array of a shard are, or of what its scenes contributed to it."""
 
@@ -41,7 +41,7 @@ class Stored:
     sha256: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Quarantined:
     """An input that could not be read, for one shard."""
 
@@ -54,7 +54,7 @@ class Quarantined:
     """whether that is a question about its numbers, and no damage"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """The proof that a shard is on disk, with the facts of its making."""
 
@@ -117,15 +117,21 @@ class Record:
     def from_document(cls, document: dict[str, Any]) -> "Record":
         """The record of a parsed line of records.jsonl."""
         del document["format"]
-        # a million records name a few files and arrays
-        document["arrays"] = tuple(
-            Stored(**one | {"array": intern(str(one["array"])), "path": intern(str(one["path"]))})
-            for one in document["arrays"]
-        )
-        document["fed"] = Stored(**document["fed"])
+        document["arrays"] = tuple(_stored_of(one) for one in document["arrays"])
+        document["fed"] = _stored_of(document["fed"])
         document["quarantined"] = tuple(Quarantined(**q) for q in document["quarantined"])
-        document["scenes"] = tuple(document["scenes"])
+        # a million records name few scenes, hosts and jobs
+        document["scenes"] = tuple(intern(str(scene)) for scene in document["scenes"])
+        document |= {name: intern(str(document[name])) for name in _OFTEN}
         return cls(**document)
+
+
+_OFTEN = ("host", "device", "attempt", "code_version", "job", "container")
+"""fields that are equal in many records"""
+
+
+def _stored_of(document: dict[str, Any]) -> Stored:
+    return Stored(**document | {name: intern(str(document[name])) for name in ("array", "path")})
 
 
 def record_of(line: bytes) -> Record | None:
@@ -293,24 +299,6 @@ def record_lines(run: RunDir) -> Iterator[bytes]:
     """Every record as the line that was written, with its checksum."""
     for _, text in _scan_texts(run):
         yield with_checksum(text)
-
-
-def best_documents(run: RunDir, recipes: Collection[str], names: Collection[str]) -> dict[str, dict[str, Any]]:
-    """For each recipe that has a record, the named fields of the one with the fewest unreadable scenes."""
-    found: dict[str, dict[str, Any]] = {}
-    for _, document in scan_documents(run):
-        recipe = document["recipe"]
-        if recipe in recipes and (
-            recipe not in found or missed(document["quarantined"]) < missed(found[recipe]["quarantined"])
-        ):
-            found[recipe] = {name: document[name] for name in ("quarantined", *names)}
-    return found
-
-
-def missed(quarantined: Iterable[Mapping[str, Any]]) -> tuple[int, tuple[str, ...]]:
-    """Number and digests of the scenes that a record has not; of two records of a recipe, the one with less counts."""
-    digests = tuple(sorted(one["scene_digest"] for one in quarantined))
-    return len(digests), digests
 
 
 def best_records(run: RunDir, recipes: set[str]) -> dict[str, tuple[Path, Record]]:

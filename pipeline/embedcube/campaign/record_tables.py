@@ -261,5 +261,5 @@ SHA-256 one after the other."""
 
 
 def _array(name: str, values: list[Any]) -> pyarrow.Array:
-    make = _COLUMNS.get(name, integers)
+    make: Callable[[Any], Any] = _COLUMNS.get(name, integers)
     return make(values)

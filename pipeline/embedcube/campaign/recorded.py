@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow
 
 from embedcube.campaign.columns import coded, integers, numbers_of, places_in, texts
-from embedcube.campaign.parts import RECORDS, crash_files, missed, recipe_of, record_texts
+from embedcube.campaign.parts import RECORDS, crash_files, recipe_of, record_texts, scan_documents
 from embedcube.campaign.plan import Plan
 from embedcube.campaign.record_tables import RecordTable, merge_tables, note, note_all, read_table, rows_of
 from embedcube.campaign.run_folder import RunDir
@@ -115,6 +115,24 @@ def best_rows(rows: pyarrow.Table, recipes: pyarrow.Array) -> pyarrow.Table:
     chosen = chosen[places[chosen] >= 0]
     _, first = np.unique(places[chosen], return_index=True)
     return rows.take(integers(chosen[first]))
+
+
+def best_documents(run: RunDir, recipes: Collection[str], names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """For each recipe that has a record, the named fields of the one with the fewest unreadable scenes."""
+    found: dict[str, dict[str, Any]] = {}
+    for _, document in scan_documents(run):
+        recipe = document["recipe"]
+        if recipe in recipes and (
+            recipe not in found or missed(document["quarantined"]) < missed(found[recipe]["quarantined"])
+        ):
+            found[recipe] = {name: document[name] for name in ("quarantined", *names)}
+    return found
+
+
+def missed(quarantined: Iterable[Mapping[str, Any]]) -> tuple[int, tuple[str, ...]]:
+    """Number and digests of the scenes that a record has not; of two records of a recipe, the one with less counts."""
+    digests = tuple(sorted(one["scene_digest"] for one in quarantined))
+    return len(digests), digests
 
 
 def some_of(rows: pyarrow.Table, name: str) -> Iterator[tuple[int, str]]:

@@ -121,8 +121,7 @@ def status(campaign: Campaign, run: RunDir, campaign_file: Path | None = None, *
     shards, verdicts = _shards(campaign, run, notes, submitted=bool(noted))
     recipes = pyarrow.compute.unique(shards["recipe"])
     records = best_rows(read_recorded(run, _COLUMNS), recipes)
-    tasks = numbers_of(shards["task"])
-    left = Counter(tasks[places_in(shards["recipe"], records["recipe"]) < 0].tolist())
+    left = Counter(_tasks(shards, records, recorded=False))
     done, now = len(records), datetime.now(UTC)
     queue = ask([one for submission in noted for one in submission.ids])
     jobs = _jobs(noted[-1], queue, run) if noted else ()
@@ -130,7 +129,7 @@ def status(campaign: Campaign, run: RunDir, campaign_file: Path | None = None, *
     running = {element.id for element in elements if element.state not in WAITING}
     fast = speed(times_of(records), running if queue.answer == "answered" else None, now)
     lately = records.take(integers(np.flatnonzero(places_in(records["attempt"], texts(fast.of_attempts)) >= 0)))
-    of_task = set(tasks[places_in(shards["recipe"], lately["recipe"]) >= 0].tolist())
+    of_task = set(_tasks(shards, lately, recorded=True))
     made = done == len(recipes) > 0 and _is_made(campaign, run, set(recipes.to_pylist()), notes)
     findings = _findings(run)
     facts = Facts(
@@ -236,6 +235,13 @@ def _shards(campaign: Campaign, run: RunDir, notes: list[str], *, submitted: boo
         # none, or damaged: what the queue says is told all the same
         notes += [str(error)] if there and str(error) not in notes else []
         return pyarrow.Table.from_arrays([integers([]), texts([])], names=["task", "recipe"]), Verdicts()
+
+
+def _tasks(shards: pyarrow.Table, records: pyarrow.Table, *, recorded: bool) -> list[int]:
+    """The task of each shard that has one of these records, or else of each that has none."""
+    has_one = places_in(shards["recipe"], records["recipe"]) >= 0
+    tasks: list[int] = numbers_of(shards["task"])[has_one == recorded].tolist()
+    return tasks
 
 
 def _jobs(submission: Submission, queue: Queue, run: RunDir) -> tuple[SubmittedJob, ...]:
