@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow
+import pyarrow.compute
 from numpy.typing import NDArray
 
 
@@ -21,13 +22,13 @@ def truths(values: Sequence[bool] | NDArray[Any]) -> pyarrow.Array:
 
 
 def texts(values: Iterable[str]) -> pyarrow.Array:
-    """A column of texts."""
-    return _blobs(pyarrow.string(), [value.encode() for value in values])
+    """A column of texts, of less than 2 GB together."""
+    return _texts(values, pyarrow.string(), np.int32)
 
 
-def blobs(values: Sequence[bytes]) -> pyarrow.Array:
-    """A column of bytes."""
-    return _blobs(pyarrow.binary(), values)
+def long_texts(values: Iterable[str]) -> pyarrow.Array:
+    """A column of texts that may be any number of bytes together."""
+    return _texts(values, pyarrow.large_string(), np.int64)
 
 
 def numbers_of(column: pyarrow.ChunkedArray) -> NDArray[np.int64]:
@@ -57,9 +58,13 @@ def coded(column: pyarrow.ChunkedArray) -> tuple[list[Any], NDArray[np.int64]]:
     return values.to_pylist(), places_in(column, values)
 
 
-def _blobs(kind: pyarrow.DataType, data: Sequence[bytes]) -> pyarrow.Array:
-    offsets = np.cumsum([0, *map(len, data)], dtype=np.int32)
-    buffers = [None, pyarrow.py_buffer(offsets), pyarrow.py_buffer(b"".join(data))]
+def _texts(values: Iterable[str], kind: pyarrow.DataType, offset: Any) -> pyarrow.Array:
+    data = [value.encode() for value in values]
+    buffers = [
+        None,
+        pyarrow.py_buffer(np.cumsum([0, *map(len, data)], dtype=offset)),
+        pyarrow.py_buffer(b"".join(data)),
+    ]
     return pyarrow.Array.from_buffers(kind, len(data), buffers)
 
 

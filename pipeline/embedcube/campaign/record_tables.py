@@ -22,7 +22,7 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from embedcube.campaign.columns import blobs, integers, numbers_of, texts, truths
+from embedcube.campaign.columns import integers, long_texts, numbers_of, texts, truths
 from embedcube.campaign.parts import FORMAT, RECORDS, crash_files, recipe_of, record_texts
 from embedcube.campaign.run_folder import RunDir, replacing
 from embedcube.campaign.seals import parsed_line
@@ -233,8 +233,6 @@ def _columns_of(documents: Iterable[tuple[int, dict[str, Any]]]) -> dict[str, li
             columns[name].append(json.dumps(fields[name], sort_keys=True) if fields[name] else "")
         for name in ("started", "finished"):
             columns[name].append(round(datetime.fromisoformat(fields[name]).timestamp() * 1000))
-        columns["arrays"].append(",".join(one["array"] for one in fields["arrays"]))
-        columns["digests"].append(bytes.fromhex("".join(one["sha256"] for one in fields["arrays"])))
         counts.append(fields["counts"])
     for name in dict.fromkeys(name for one in counts for name in one):
         columns[COUNTS + name] = [one.get(name, 0) for one in counts]
@@ -245,19 +243,16 @@ _COLUMNS: dict[str, Callable[[Any], pyarrow.Array]] = {
     "part": integers,
     "recipe": texts,
     "whole": truths,
-    "quarantined": texts,
+    "quarantined": long_texts,
     "refused": texts,
     "not_held": texts,
     "attempt": texts,
     "job": texts,
     "started": integers,
     "finished": integers,
-    "arrays": texts,
-    "digests": blobs,
 }
 """The columns beside the counts. `whole`: every scene was read. `quarantined` and `not_held` are JSON, or empty;
-`started` and `finished` are milliseconds since 1970; `arrays` are names with commas between, and `digests` their
-SHA-256 one after the other."""
+`started` and `finished` are milliseconds since 1970."""
 
 
 def _array(name: str, values: list[Any]) -> pyarrow.Array:
