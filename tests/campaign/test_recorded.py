@@ -249,7 +249,7 @@ def test_a_damaged_table_is_named_and_not_used(tmp_path: Path, caplog: pytest.Lo
 def test_a_table_of_another_version_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunDir(tmp_path)
     write(run, 0, "1-0", 0, record("a" * 64))
-    monkeypatch.setattr(record_tables, "FORMAT", "00000000")
+    monkeypatch.setattr(record_tables, "_FORMAT", "00000000")
     write_table(run, 0, "1-0", 0, [0])
     monkeypatch.undo()
     (run.part(0, "1-0", 0) / RECORDS).write_bytes(b"")

@@ -25,6 +25,7 @@ import pyarrow.parquet
 from embedcube.campaign.columns import integers, long_texts, numbers_of, texts, truths
 from embedcube.campaign.parts import FORMAT, RECORDS, crash_files, recipe_of, record_texts
 from embedcube.campaign.run_folder import RunDir, replacing
+from embedcube.campaign.schema import digest_of
 from embedcube.campaign.seals import parsed_line
 
 log = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ def _documents(noted: Iterable[Noted]) -> list[list[Any]]:
 
 def _write(path_of: Callable[[str], Path], table: pyarrow.Table, about: dict[str, Any]) -> Path:
     """Write a table below the name that its digest gives it, and return its path."""
-    metadata = {_ABOUT: json.dumps(about | {"format": FORMAT}).encode()}
+    metadata = {_ABOUT: json.dumps(about | {"format": _FORMAT}).encode()}
     stream = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), stream, compression="zstd")
     data = stream.getvalue()
@@ -184,7 +185,7 @@ def read_table(path: Path, names: Collection[str] = ()) -> RecordTable | None:
             about = json.loads(schema.metadata[_ABOUT])
             rows = file.read(columns=[one for one in schema.names if not names or _asked(one, names)])
         parts = tuple(Noted(part=part, size=size, mtime_ns=time) for part, size, time in about["parts"])
-        if about["format"] == FORMAT:
+        if about["format"] == _FORMAT:
             return RecordTable(parts=parts, plan=about["plan"], crashes=tuple(about["crashes"]), rows=rows)
     return None
 
@@ -253,6 +254,10 @@ _COLUMNS: dict[str, Callable[[Any], pyarrow.Array]] = {
 }
 """The columns beside the counts. `whole`: every scene was read. `quarantined` and `not_held` are JSON, or empty;
 `started` and `finished` are milliseconds since 1970."""
+
+
+_FORMAT = digest_of([FORMAT, *([name, str(make([]).type)] for name, make in _COLUMNS.items())])[:8]
+"""in the metadata of a table: a digest of the fields of a record and of the columns"""
 
 
 def _array(name: str, values: list[Any]) -> pyarrow.Array:
