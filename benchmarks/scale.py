@@ -1,8 +1,7 @@
 """What a large archive and a large plan cost. `python -m benchmarks.scale`.
 
 `index` of 100,000 STAC Items, `index` again when there are 1,000 more, and `plan` of 1,000,000 shards over them:
-seconds of wall and CPU, and peak memory; then what a task looks at before it starts its ranks, and a rank before it
-draws, where 100,000 shards have a record.
+seconds of wall and CPU, and peak memory; then, where each shard has a record, what `benchmarks/restart.py` lists.
 Each Item has a folder and files of its own, as in a real archive; they are hard links of two thousand small ones, so
 that what is measured is the work for each Item, not a disk.
 """
@@ -24,19 +23,12 @@ from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
 
-from embedcube.campaign.inventory import read_inventory
-from embedcube.campaign.load import load_campaign
-from embedcube.campaign.parts import FED, PACK, RECORDS, Record, Stored, recorded_recipes
-from embedcube.campaign.plan import read_plan, read_recipes, read_shards
-from embedcube.campaign.run_folder import RunDir
-from embedcube.cube.encoding import STATUS_MEANINGS
+from benchmarks.restart import ATTEMPTS, RESTART, write_records
 from embedcube.sources.catalog.unchanged import SETTLED_S
-from embedcube.workers.task import shards_to_do
 
 WEST, NORTH, SIDE_PX, TILE_M = 300_000.0, 5_900_000.0, 256, 12_800.0
 MONTHS = 12
-TASKS = 10
-STEPS = ("read", "embed", "encode", "write")
+TASKS = 1000
 TILES = 32
 """along one side: a thousand places, each seen about eight times a month"""
 
@@ -47,7 +39,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--more", type=int, default=1_000)
     parser.add_argument("--shards", type=int, default=1_000_000)
-    parser.add_argument("--records", type=int, default=100_000)
+    parser.add_argument("--records", type=int, default=1_000_000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         campaign = write_campaign(Path(name), arguments.items, arguments.shards)
@@ -58,10 +50,10 @@ def main() -> None:
                 write_items(Path(name), "more", more, TILES, 365 * 86400 / arguments.items)
             command = verb.replace("extend", "index")
             print_cost(verb, [str(Path(sys.executable).parent / "embedcube"), command, str(campaign)])
-        write_records(campaign, arguments.records)
-        for function in (restart_task, restart_rank):
-            command = f"from {__spec__.name} import {function.__name__} as run; run({str(campaign)!r})"
-            print_cost(function.__name__, [sys.executable, "-c", command])
+        write_records(campaign, arguments.records, ATTEMPTS)
+        for name, step in RESTART:
+            command = f"from benchmarks.restart import {step.__name__} as run; run({str(campaign)!r})"
+            print_cost(name, [sys.executable, "-c", command])
 
 
 def write_campaign(folder: Path, items: int, shards: int) -> Path:
@@ -133,48 +125,6 @@ def item(identifier: str, moment: str, box: tuple[float, float, float, float]) -
     )  # fmt: skip
 
 
-def write_records(campaign_file: Path, count: int) -> None:
-    """Records of the first shards of the plan, as ranks write them."""
-    campaign = load_campaign(campaign_file)
-    run = RunDir(campaign.run_folder)
-    part = run.part(0, "20230101T000000-000000", 0)
-    part.mkdir(parents=True)
-    names = ("embedding", "scale", "status", "n_obs")
-    with (part / RECORDS).open("wb") as file:
-        for recipe in read_recipes(run, read_plan(campaign, run))[:count]:
-            stored = [
-                Stored(array=name, path=PACK, offset=4096 * number, size=4096, sha256=recipe)
-                for number, name in enumerate((*names, FED))
-            ]
-            record = Record(
-                shard=f"layer/grid t0 y{recipe[:4]} x0", recipe=recipe, arrays=tuple(stored[:-1]), fed=stored[-1],
-                scenes=(recipe,) * 9,
-                quarantined=(), refused="", contributions_size=64,
-                started="2023-01-01T00:00:00.000+00:00",
-                counts=dict.fromkeys((*STATUS_MEANINGS, "chips"), 64), seconds=dict.fromkeys(STEPS, 0.123456),
-                read_bytes=10**8, energy_j=None, peak_bytes=10**9, finished="2023-01-01T00:00:01.000+00:00",
-                host="node", device="cpu-avx512", attempt=part.parent.name, rank=0, code_version="0",
-                job="", container="",
-            )  # fmt: skip
-            file.write(record.to_line())
-
-
-def restart_task(campaign_file: str) -> None:
-    """All that is done before ranks start."""
-    campaign = load_campaign(Path(campaign_file))
-    total, todo = shards_to_do(campaign, RunDir(campaign.run_folder), 0)
-    print(f"{total - len(todo)} of {total} shards have a record")
-
-
-def restart_rank(campaign_file: str) -> None:
-    """What a rank reads before it draws, but for the weights."""
-    campaign = load_campaign(Path(campaign_file))
-    run = RunDir(campaign.run_folder)
-    plan = read_plan(campaign, run)
-    scenes, groups = read_inventory(campaign, run, planned=plan.inventory), read_shards(run, plan, 0)
-    print(f"{len(scenes)} scenes, {len(groups)} groups, {len(recorded_recipes(run))} records")
-
-
 def print_cost(name: str, command: list[str]) -> None:
     """Run a command in a process of its own."""
     with tempfile.TemporaryFile("w+") as said:
@@ -188,7 +138,7 @@ def print_cost(name: str, command: list[str]) -> None:
     if process.returncode:
         raise SystemExit(f"{name}: exit {process.returncode}\n{text}")
     cpu, peak_gb = used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6
-    print(f"{name:<14}{wall:8.1f} s wall {cpu:8.1f} s CPU {peak_gb:6.2f} GB   {text.splitlines()[0]}", flush=True)
+    print(f"{name:<34}{wall:8.1f} s wall {cpu:8.1f} s CPU {peak_gb:6.2f} GB   {text.splitlines()[0]}", flush=True)
 
 
 if __name__ == "__main__":

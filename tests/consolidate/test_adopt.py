@@ -15,8 +15,9 @@ from tests.conftest import Campaign, read_stored
 
 from embedcube.campaign.base import Base
 from embedcube.campaign.load import load_campaign
-from embedcube.campaign.parts import PACK, PartWriter, Record, Stored, recorded_recipes, scan_records
+from embedcube.campaign.parts import PACK, PartWriter, Record, Stored, scan_records
 from embedcube.campaign.readable import read_code
+from embedcube.campaign.recorded import recorded_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.consolidate import adopt as adopting
 from embedcube.consolidate import stored as reading

@@ -15,8 +15,9 @@ import pytest
 from tests.conftest import SOUND_PLACE, Campaign, call_cli, change_plan, cube_bytes, demo_in
 
 from embedcube.campaign.load import load_campaign
-from embedcube.campaign.parts import PACK, Record, Stored, record_lines, record_of, recorded_recipes, scan_records
+from embedcube.campaign.parts import PACK, Record, Stored, record_lines, record_of, scan_records
 from embedcube.campaign.plan import Shard, read_plan, read_recipes, read_shards
+from embedcube.campaign.recorded import recorded_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import from_line, to_line
 from embedcube.campaign.verdicts import Verdicts

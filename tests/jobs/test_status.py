@@ -9,17 +9,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import yaml
 from tests.conftest import Campaign, call_cli, planned_records
 
+from embedcube.campaign.columns import integers, texts
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.parts import Record
 from embedcube.campaign.resolve import open_submitted, write_resolved
 from embedcube.campaign.run_folder import RunDir
-from embedcube.jobs import at_work
+from embedcube.jobs import at_work, rate
 from embedcube.jobs.queue import Element
-from embedcube.jobs.rate import seconds_left, speed
+from embedcube.jobs.rate import seconds_left
 from embedcube.jobs.status import Status, describe, status
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -87,10 +89,21 @@ def watch(campaign: Campaign) -> tuple[int, str, str]:
 # --- rate ---------------------------------------------------------------------------------------------------------
 
 
-def line(attempt: str, begun_s: float, ended_s: float, job: str = "") -> dict[str, Any]:
-    """A record whose shard began and ended so many seconds ago."""
-    times = {"started": NOW - timedelta(seconds=begun_s), "finished": NOW - timedelta(seconds=ended_s)}
-    return {"attempt": attempt, "job": job} | {name: time.isoformat() for name, time in times.items()}
+def line(attempt: str, begun_s: float, ended_s: float, job: str = "") -> tuple[str, str, int, int]:
+    """Attempt, job and times of a record whose shard began and ended so many seconds ago."""
+    started, finished = (round((NOW.timestamp() - seconds) * 1000) for seconds in (begun_s, ended_s))
+    return attempt, job, started, finished
+
+
+def speed(records: Sequence[tuple[str, str, int, int]], running: set[str] | None, now: datetime) -> rate.Speed:
+    makers: dict[str, Callable[[Any], Any]] = {
+        "attempt": texts,
+        "job": texts,
+        "started": integers,
+        "finished": integers,
+    }
+    columns = [make(values) for make, values in zip(makers.values(), zip(*records, strict=True), strict=True)]
+    return rate.speed(rate.times_of(pyarrow.Table.from_arrays(columns, names=list(makers))), running, now)
 
 
 def test_the_rate_is_that_of_all_tasks_that_run() -> None:

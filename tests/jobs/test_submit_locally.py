@@ -279,7 +279,10 @@ def test_a_resubmission_in_vain_is_the_last(placed: Campaign, stand_in: Callable
     stand_in("squeue", "exit 0")
     stand_in("sbatch", "echo Submitted batch job 8")
     placed.cli("run", "--until", "plan")
+    assert "embed" in placed.cli("submit", "--dry-run")
+    assert placed.run.recorded() == []
     placed.cli("submit")
+    assert len(placed.run.recorded()) == 1
     placed.cli("submit", "--again")
     assert [(one.again, one.records) for one in submissions(placed.run)] == [(False, 0), (True, 0)]
     with pytest.raises(
@@ -323,9 +326,13 @@ def test_jobs_of_the_executor_and_of_the_pilot_are_noted_with_their_round(
     write_verdicts(placed.run, plan.digests, Verdicts(round=2, scenes={0: verdict}))
     with pytest.raises(StartAgain, match="2 of 2 shards have no record"):
         placed.cli("submit", "--pilot", "2")
+    # tasks read one table of what is recorded, whoever submits them
+    [merged] = placed.run.recorded()
+    merged.unlink()
     placed.change(lambda document: document["how"].update(executor="slurm"))
     with pytest.raises(StartAgain, match="shards have no record after jobs 8"):
         placed.cli("embed")
+    assert len(placed.run.recorded()) == 1
     assert [one.round for one in submissions(placed.run)] == [2, 2]
 
 

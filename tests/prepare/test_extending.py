@@ -14,7 +14,7 @@ from tests.conftest import Campaign, cube_bytes
 from tests.consolidate.test_resuming import damage_a_part
 from tests.sources.reference_sentinel2 import VALID
 
-from embedcube.campaign.parts import recorded_recipes
+from embedcube.campaign.recorded import recorded_recipes
 from embedcube.consolidate.earlier import Folder, _moved
 from embedcube.cube.arrays import layer_specs
 from embedcube.cube.reader import Cube

@@ -34,8 +34,9 @@ from tests.conftest import ROOT, Campaign, call_cli, cube_bytes, planned_records
 
 from embedcube.campaign.base import Base
 from embedcube.campaign.load import load_campaign
-from embedcube.campaign.parts import PACK, RECORDS, PartWriter, Record, recorded_recipes, scan_records
+from embedcube.campaign.parts import PACK, RECORDS, PartWriter, Record, scan_records
 from embedcube.campaign.plan import read_plan, read_shards
+from embedcube.campaign.recorded import recorded_recipes
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
 from embedcube.campaign.seals import from_line, to_line
 from embedcube.campaign.verdicts import Verdicts
@@ -346,6 +347,26 @@ def test_embed_killed_between_two_rounds_embeds_nothing_twice(
     code, said = run_and_die(planned, "embed", point)
     assert code == KILLED, said
     assert planned.run.verdicts.exists() is (point.moment == "after")
+    planned.cli("embed")
+    assert_nothing_done_twice(planned)
+    planned.cli("consolidate")
+    assert_same_cube(planned, finished_demo)
+
+
+AT_ITS_TABLE = {
+    "before the table is there": KillPoint(event="os.rename", path=r"/recorded-0000-\w+\.parquet$"),
+    "after the table is there": KillPoint(event="os.rename", path=r"/recorded-0000-\w+\.parquet$", moment="after"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", AT_ITS_TABLE.values(), ids=AT_ITS_TABLE.keys())
+def test_a_parent_killed_at_its_table_of_records_embeds_nothing_twice(
+    point: KillPoint, planned: Campaign, finished_demo: Campaign
+) -> None:
+    code, said = run_and_die(planned, "embed", point)
+    assert code == KILLED, said
+    assert bool(planned.run.recorded_of_attempts()) is (point.moment == "after")
     planned.cli("embed")
     assert_nothing_done_twice(planned)
     planned.cli("consolidate")

@@ -20,7 +20,7 @@ from tests.conftest import Campaign, call_cli, change_plan, change_rows
 from embedcube.backbones.weights import read_weights, write_weights
 from embedcube.campaign.inventory import made_for, read_inventory
 from embedcube.campaign.load import load_campaign
-from embedcube.campaign.parts import FED, RECORDS, Record, best_records, recorded_recipes, scan_records
+from embedcube.campaign.parts import FED, RECORDS, Record, best_records, crash_files, scan_records
 from embedcube.campaign.plan import (
     planned_scenes,
     read_plan,
@@ -31,6 +31,7 @@ from embedcube.campaign.plan import (
     write_pilot,
 )
 from embedcube.campaign.recipes import PlannedRecipes
+from embedcube.campaign.recorded import recorded_recipes
 from embedcube.campaign.resolve import write_resolved
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import from_line, to_line
@@ -361,9 +362,9 @@ def test_a_damaged_crash_does_not_count(tmp_path: Path, caplog: pytest.LogCaptur
     run = RunDir(tmp_path)
     part = run.part(0, "attempt", 0)
     write_crash(part, Crash(host="node1", signal=9, shards=("a" * 64,), alone=True))
-    assert len(crashes_by_shard(run, ["a" * 64])) == 1
+    assert len(crashes_by_shard(crash_files(run), ["a" * 64])) == 1
     for _ in damaged(part / "crash.json", flip, 30):
-        assert crashes_by_shard(run, ["a" * 64]) == {}
+        assert crashes_by_shard(crash_files(run), ["a" * 64]) == {}
     assert "this crash does not count" in caplog.text
 
 

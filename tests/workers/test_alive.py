@@ -22,8 +22,9 @@ import torch
 from tests.conftest import Campaign, demo_in
 from tests.workers.parents import EMBEDCUBE, embedding, sleepy, two_parents, wait_until
 
-from embedcube.campaign.parts import RECORDS, recorded_recipes
+from embedcube.campaign.parts import RECORDS
 from embedcube.campaign.plan import Shard
+from embedcube.campaign.recorded import recorded_recipes
 from embedcube.errors import WorkError
 from embedcube.sources.reader import RasterReader
 from embedcube.workers import pipeline, prefetch

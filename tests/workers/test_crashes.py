@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import Campaign, run_cli
 
 from embedcube.campaign.load import load_campaign
-from embedcube.campaign.parts import scan_records
+from embedcube.campaign.parts import crash_files, scan_records
 from embedcube.campaign.plan import Shard, read_plan, read_shards
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import make_grid, make_layout
@@ -135,8 +135,8 @@ def test_crashes_are_found_by_shard(tmp_path: Path) -> None:
     first, second = Crash.of("a", KILL, held("x", "y")), Crash.of("b", KILL, held("y", suspect=True))
     write_crash(run.part(0, "1-0", 0), first)
     write_crash(run.part(3, "2-0", 1), second)
-    assert crashes_by_shard(run, ["x", "y", "z"]) == {"x": [first], "y": [first, second]}
-    assert crashes_by_shard(run, ["z"]) == {}
+    assert crashes_by_shard(crash_files(run), ["x", "y", "z"]) == {"x": [first], "y": [first, second]}
+    assert crashes_by_shard(crash_files(run), ["z"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -148,4 +148,4 @@ def test_a_damaged_crash_accuses_nobody(tmp_path: Path, damaged: bytes) -> None:
     write_crash(run.part(0, "1-0", 0), whole)
     write_crash(run.part(0, "1-0", 1), whole)
     (run.part(0, "1-0", 1) / "crash.json").write_bytes(damaged)
-    assert crashes_by_shard(run, ["x"]) == {"x": [whole]}
+    assert crashes_by_shard(crash_files(run), ["x"]) == {"x": [whole]}

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from hashlib import sha256
@@ -20,13 +20,13 @@ from embedcube.campaign.seals import checked_line, parsed_line, to_line, with_ch
 from embedcube.errors import WorkError
 
 log = logging.getLogger(__name__)
-RECORDS, QUARANTINE, PACK = "records.jsonl", "quarantine.jsonl", "shards.pack"
+RECORDS, QUARANTINE, PACK, CRASH = "records.jsonl", "quarantine.jsonl", "shards.pack", "crash.json"
 
 FED = "fed"
 """name of what the scenes have contributed to a shard, among its arrays"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stored:
     """Where the bytes of one array of a shard are, or of what its scenes contributed to it."""
 
@@ -41,7 +41,7 @@ class Stored:
     sha256: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Quarantined:
     """An input that could not be read, for one shard."""
 
@@ -54,7 +54,7 @@ class Quarantined:
     """whether that is a question about its numbers, and no damage"""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
     """The proof that a shard is on disk, with the facts of its making."""
 
@@ -111,21 +111,27 @@ class Record:
 
     def to_line(self) -> bytes:
         """The record as one line of records.jsonl, with its checksum."""
-        return to_line(asdict(self) | {"format": _FORMAT})
+        return to_line(asdict(self) | {"format": FORMAT})
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> "Record":
         """The record of a parsed line of records.jsonl."""
         del document["format"]
-        # a million records name a few files and arrays
-        document["arrays"] = tuple(
-            Stored(**one | {"array": intern(str(one["array"])), "path": intern(str(one["path"]))})
-            for one in document["arrays"]
-        )
-        document["fed"] = Stored(**document["fed"])
+        document["arrays"] = tuple(_stored_of(one) for one in document["arrays"])
+        document["fed"] = _stored_of(document["fed"])
         document["quarantined"] = tuple(Quarantined(**q) for q in document["quarantined"])
-        document["scenes"] = tuple(document["scenes"])
+        # a million records name few scenes, hosts and jobs
+        document["scenes"] = tuple(intern(str(scene)) for scene in document["scenes"])
+        document |= {name: intern(str(document[name])) for name in _OFTEN}
         return cls(**document)
+
+
+_OFTEN = ("host", "device", "attempt", "code_version", "job", "container")
+"""fields that are equal in many records"""
+
+
+def _stored_of(document: dict[str, Any]) -> Stored:
+    return Stored(**document | {name: intern(str(document[name])) for name in ("array", "path")})
 
 
 def record_of(line: bytes) -> Record | None:
@@ -134,10 +140,10 @@ def record_of(line: bytes) -> Record | None:
     return None if text is None or _THIS_FORMAT not in text else Record.from_document(parsed_line(text))
 
 
-_FORMAT = digest_of([[one.name for one in fields(schema)] for schema in (Record, Stored, Quarantined)])[:8]
+FORMAT = digest_of([[one.name for one in fields(schema)] for schema in (Record, Stored, Quarantined)])[:8]
 """value of the field `format` of a record: a digest of the names of all fields, so another version has another one"""
 
-_THIS_FORMAT = b'"format":"%b"' % _FORMAT.encode()
+_THIS_FORMAT = b'"format":"%b"' % FORMAT.encode()
 
 _RECIPE = re.compile(rb'"recipe":"([0-9a-f]{64})"')
 
@@ -235,24 +241,46 @@ def scan_records(run: RunDir) -> Iterator[tuple[Path, Record]]:
         yield part, Record.from_document(document)
 
 
-def scan_documents(run: RunDir, attempt: str = "*") -> Iterator[tuple[Path, dict[str, Any]]]:
+def scan_documents(run: RunDir) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Every record as plain JSON, in the order of `scan_records`; quicker where few fields are needed."""
-    for part, text in _scan_texts(run, attempt):
+    for part, text in _scan_texts(run):
         yield part, parsed_line(text)
 
 
-def _scan_texts(run: RunDir, attempt: str = "*") -> Iterator[tuple[Path, bytes]]:
+def _scan_texts(run: RunDir) -> Iterator[tuple[Path, bytes]]:
     """Every record as canonical JSON, in the order of `scan_records`."""
-    for path in sorted(run.parts.glob(f"*/{attempt}/*/{RECORDS}")):
-        part, wrong = path.parent, []
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if (text := checked_line(line)) is not None and _THIS_FORMAT in text:
-                    yield part, text
-                elif line.endswith(b"\n"):  # else it is torn, as a killed rank leaves it
-                    wrong.append(number)
-        if wrong:
-            _warn_of_lines(path, len(wrong), wrong[0])
+    for path in sorted(run.parts.glob(f"*/*/*/{RECORDS}")):
+        for text in record_texts(path):
+            yield path.parent, text
+
+
+def crash_files(run: RunDir, folder: str = "*") -> list[Path]:
+    """The files of all crashes (`workers/crashes.py`), or of those below one folder of `parts`."""
+    return sorted(run.parts.glob(f"{folder}/*/*/{CRASH}"))
+
+
+def record_texts(path: Path) -> Iterator[bytes]:
+    """Every record of one file as canonical JSON; none where the file is gone."""
+    wrong = []
+    try:
+        lines = path.open("rb")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with lines:
+        for number, line in enumerate(lines, start=1):
+            if (text := checked_line(line)) is not None and _THIS_FORMAT in text:
+                yield text
+            elif line.endswith(b"\n"):  # else it is torn, as a killed rank leaves it
+                wrong.append(number)
+    if wrong:
+        _warn_of_lines(path, len(wrong), wrong[0])
+
+
+def recipe_of(text: bytes) -> tuple[str, bool]:
+    """The recipe of a record, and whether every scene was read, from its canonical JSON."""
+    # not parsed, as there may be millions; within a text of JSON every quote is escaped, so only a key can match
+    found = _RECIPE.search(text)
+    return found[1].decode() if found else "", b'"quarantined":[]' in text
 
 
 @cache
@@ -271,29 +299,6 @@ def record_lines(run: RunDir) -> Iterator[bytes]:
     """Every record as the line that was written, with its checksum."""
     for _, text in _scan_texts(run):
         yield with_checksum(text)
-
-
-def recorded_recipes(run: RunDir, *, whole: bool = False) -> set[str]:
-    """The recipes that have a record; with `whole` only those for which every scene was read."""
-    # not parsed, as there may be millions; within a text of JSON every quote is escaped, so only a key can match
-    texts = (text for _, text in _scan_texts(run) if not whole or b'"quarantined":[]' in text)
-    return {found[1].decode() for text in texts if (found := _RECIPE.search(text))}
-
-
-def best_documents(run: RunDir, recipes: Collection[str], names: Collection[str]) -> dict[str, dict[str, Any]]:
-    """For each recipe that has a record, the named fields of the one with the fewest unreadable scenes."""
-    found: dict[str, dict[str, Any]] = {}
-    for _, document in scan_documents(run):
-        recipe = document["recipe"]
-        if recipe in recipes and (recipe not in found or _missed(document) < _missed(found[recipe])):
-            found[recipe] = {name: document[name] for name in ("quarantined", *names)}
-    return found
-
-
-def _missed(document: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
-    """Number and digests of the scenes that a record has not; the least counts, as in `_one_of`."""
-    digests = tuple(sorted(one["scene_digest"] for one in document["quarantined"]))
-    return len(digests), digests
 
 
 def best_records(run: RunDir, recipes: set[str]) -> dict[str, tuple[Path, Record]]:

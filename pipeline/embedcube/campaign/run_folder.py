@@ -13,6 +13,8 @@ The run folder is the architecture: each stage reads files here and writes files
       pilot.json                         submit       the rows of the plan that are embedded first
       parts/<task>/<attempt>/<rank>/     embed        shards    -> a part (pack, records, quarantine)
       parts/<task>/<attempt>/left.json   embed        what the attempt has to do, for its ranks
+      parts/<task>/<attempt>/recorded-*  embed        what the ranks of one parent have recorded, as a table
+      recorded-*.parquet                 submit       what is recorded at all, as a table; may be removed
       parts/base/<start>/<number>/       plan         the parts of the shards that come from `how.base`
       cubes/<version>.zarr               consolidate  parts     -> cube; <version>.preview.zarr beside it: preview
       cube.zarr                          a relative symlink to the newest version
@@ -34,6 +36,8 @@ from embedcube.errors import naming
 
 TEMPORARY_PREFIX = ".tmp-"
 """Files whose names begin so are unfinished writes of a killed process: never read, safe to delete."""
+
+_RECORDED = "recorded-"
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,22 @@ class RunDir:
     def left(self, task: int, attempt: str) -> Path:
         """What an attempt of a task had to do when it began."""
         return self.task(task) / attempt / "left.json"
+
+    def recorded_by(self, task: int, attempt: str, parent: int, digest: str) -> Path:
+        """The table of what the ranks of one parent have recorded in an attempt; its name has its digest."""
+        return self.task(task) / attempt / f"{_RECORDED}{parent:04d}-{digest}.parquet"
+
+    def recorded_of_attempts(self, folder: str = "*") -> list[Path]:
+        """The tables of single attempts, or those below one folder of `parts`."""
+        return sorted(self.parts.glob(f"{folder}/*/{_RECORDED}*.parquet"))
+
+    def recorded_as(self, digest: str) -> Path:
+        """The table of all that was recorded when `submit` was called; its name has its digest."""
+        return self.root / f"{_RECORDED}{digest}.parquet"
+
+    def recorded(self) -> list[Path]:
+        """The tables of all that was recorded: one, or more where one was just made."""
+        return sorted(self.root.glob(f"{_RECORDED}*.parquet"))
 
     def adopted_part(self, start: str, number: int) -> Path:
         """The folder of a part whose shards were taken from another run; `start` names the process that took them."""

@@ -227,8 +227,8 @@ def embed(campaign: "Campaign", folder: "RunDir", say: Say, task: int | None) ->
     Of all tasks in rounds, until no shard finds a scene broken that others have used (`workers/rounds.py`).
     `how.error_budget` limits the unreadable scenes of the whole campaign, so it is not checked for a single task.
     """
-    from embedcube.campaign.parts import recorded_recipes
     from embedcube.campaign.plan import read_plan, read_recipes, tasks_undone
+    from embedcube.campaign.recorded import recorded_recipes
     from embedcube.campaign.verdicts import forget_verdicts
     from embedcube.workers import rounds
     from embedcube.workers.starting import servers_kept

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from embedcube.campaign.inventory import scenes_as_planned, unplaced_scenes
-from embedcube.campaign.parts import Quarantined, record_lines, recorded_recipes, refuse_over_budget
+from embedcube.campaign.parts import Quarantined, record_lines, refuse_over_budget
 from embedcube.campaign.plan import Plan, Shard, digest_of_recipes, planned_scenes, read_plan, read_recipes, read_shards
 from embedcube.campaign.plugins import refuse_unknown_plugins
+from embedcube.campaign.recorded import recorded_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign

@@ -11,6 +11,8 @@ from embedcube.campaign.base import open_base
 from embedcube.campaign.inventory import scenes_as_planned
 from embedcube.campaign.parts import Stored, best_records, version_of
 from embedcube.campaign.plan import LayerPlan, Plan, Shard, read_plan, read_shards
+from embedcube.campaign.record_tables import forget_tables
+from embedcube.campaign.recorded import recorded_recipes
 from embedcube.campaign.run_folder import RunDir, fsync_folder, point_symlink
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.site import load_site
@@ -135,6 +137,9 @@ def _chosen(run: RunDir, plan: Plan, shards: list[Shard]) -> list[Made]:
     """One record for each shard, in the order of `shards`."""
     best = best_records(run, {shard.recipe for shard in shards})
     if missing := [shard for shard in shards if shard.recipe not in best]:
+        # where a file of records was damaged since a table was made of it, nobody would embed its shards again
+        if not recorded_recipes(run).isdisjoint(shard.recipe for shard in missing):
+            forget_tables(run)
         out = plan.verdicts.scenes
         in_round = f" in round {plan.verdicts.round}, without {named(out)}" if out else ""
         raise WorkError(

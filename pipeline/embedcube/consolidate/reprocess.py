@@ -8,9 +8,10 @@ from itertools import chain
 
 from embedcube.campaign.base import Base, open_base
 from embedcube.campaign.inventory import read_inventory
-from embedcube.campaign.parts import recorded_recipes, scan_documents
+from embedcube.campaign.parts import scan_documents
 from embedcube.campaign.plan import Plan, digest_of_recipes, read_plan_columns, read_recipes
 from embedcube.campaign.reasons import Account, compared
+from embedcube.campaign.recorded import recorded_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, period_of_fit

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow
 
-from embedcube.campaign.parts import best_documents
 from embedcube.campaign.plan import Plan, read_plan, read_plan_columns, write_pilot
 from embedcube.campaign.price import duration, size
+from embedcube.campaign.recorded import best_documents
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.errors import WorkError

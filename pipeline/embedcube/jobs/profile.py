@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from embedcube.campaign.parts import best_documents
 from embedcube.campaign.plan import read_plan, read_recipes
+from embedcube.campaign.recorded import best_documents
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.timings import DEVICE, READING, WITHIN_READ, WRITING

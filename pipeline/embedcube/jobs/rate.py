@@ -1,17 +1,22 @@
 """How fast a campaign is embedded, by all tasks that run now together, and how long the rest takes."""
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 
+import numpy as np
+import pyarrow
+from numpy.typing import NDArray
+
+from embedcube.campaign.columns import coded, numbers_of
 from embedcube.jobs.queue import Element
 
-_RECENT = timedelta(minutes=10)
+Milliseconds = NDArray[np.int64]
+
+_RECENT_MS = 10 * 60_000
 """The rate is that of the last minutes; before, it may have been another (fewer ranks, smaller shards)."""
 
-_SILENT = timedelta(minutes=2)
+_SILENT_MS = 2 * 60_000
 """An attempt without Slurm has ended when it made no record for so long, or for three of its intervals."""
 
 _THROTTLED = "JobArrayTaskLimit"
@@ -33,29 +38,48 @@ class Speed:
         return sum(self.of_attempts.values()) if self.shards >= 2 else None
 
 
-def speed(records: Iterable[Mapping[str, Any]], running: Collection[str] | None, now: datetime) -> Speed:
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """When the records of an attempt were made, in milliseconds since 1970; at least one."""
+
+    job: str
+    started: Milliseconds
+    finished: Milliseconds
+
+
+def times_of(records: pyarrow.Table) -> dict[str, Times]:
+    """The times of each attempt; records have the columns `attempt`, `job`, `started` and `finished`."""
+    attempts, codes = coded(records["attempt"])
+    jobs, job_codes = coded(records["job"])
+    started, finished = numbers_of(records["started"]), numbers_of(records["finished"])
+    order = np.argsort(codes, kind="stable")
+    rows_of = np.split(order, np.searchsorted(codes[order], np.arange(1, len(attempts))))
+    return {
+        attempt: Times(job=jobs[job_codes[rows[0]]], started=started[rows], finished=finished[rows])
+        for attempt, rows in zip(attempts, rows_of, strict=len(attempts) > 0)
+    }
+
+
+def speed(attempts: Mapping[str, Times], running: Collection[str] | None, now: datetime) -> Speed:
     """The rate of the attempts that are alive.
 
-    `records` have the fields `attempt`, `job`, `started` and `finished`. `running` are the ids of Slurm's running jobs;
-    None where Slurm does not say, and then an attempt is alive that has made a record lately.
+    `running` are the ids of Slurm's running jobs; None where Slurm does not say, and then an attempt is alive that has
+    made a record lately.
     """
-    of_attempt: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for record in records:
-        of_attempt[record["attempt"]].append(record)
+    now_ms = round(now.timestamp() * 1000)
     rates, count = {}, 0
-    for attempt, made in of_attempt.items():
-        starts = min(datetime.fromisoformat(record["started"]) for record in made)
-        ends = sorted(datetime.fromisoformat(record["finished"]) for record in made)
+    for attempt, made in attempts.items():
+        first, last, job = int(made.started.min()), int(made.finished.max()), made.job
         # clocks of two nodes may differ by a little
-        until = max(now, ends[-1])
-        job = made[0]["job"]
-        alive = job in running if job and running is not None else until - ends[-1] <= _patience(starts, ends)
-        begin = max(starts, until - _RECENT)
-        recent = sum(end > begin for end in ends)
+        until = max(now_ms, last)
+        patience = max(_SILENT_MS, 3 * (last - first) / len(made.finished))
+        alive = job in running if job and running is not None else until - last <= patience
+        begin = max(first, until - _RECENT_MS)
+        recent = int((made.finished > begin).sum())
         if recent < 2:  # shards that take longer than that
-            begin, recent = starts, len(ends)
+            begin, recent = first, len(made.finished)
         if alive and until > begin:
-            rates[attempt] = recent / (until - begin).total_seconds()
+            rates[attempt] = recent / (until - begin) * 1000
             count += recent
     return Speed(of_attempts=rates, shards=count)
 
@@ -91,7 +115,3 @@ def seconds_left(
     last = max(start for start in starts if start is not None)
     then = (total - of_running) / (rate / len(running) * len(waiting))
     return max(of_running / rate, max(0.0, (last - now).total_seconds()) + then)
-
-
-def _patience(start: datetime, ends: Sequence[datetime]) -> timedelta:
-    return max(_SILENT, 3 * (ends[-1] - start) / len(ends))

@@ -8,12 +8,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedcube.campaign.parts import RECORDS
+from embedcube.campaign.parts import CRASH, RECORDS
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir
 from embedcube.campaign.site import Site
 from embedcube.errors import StartAgain
 from embedcube.jobs.outcome import KILLED, VAIN
-from embedcube.workers.crashes import CRASH
 from embedcube.workers.protocol import END_TIME, TASK
 
 _OWN_ELEMENT = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"

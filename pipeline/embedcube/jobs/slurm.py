@@ -17,8 +17,8 @@ from typing import Any
 
 from submitit.slurm.slurm import SlurmExecutor as Submitit
 
-from embedcube.campaign.parts import recorded_recipes
 from embedcube.campaign.plan import read_plan, read_recipes
+from embedcube.campaign.recorded import merge_recorded, recorded_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.seals import read_sealed, write_sealed
@@ -58,6 +58,7 @@ class SlurmExecutor:
         plan = read_plan(campaign, run)
         with only_submit(run):
             refuse_while_queued(run)
+            merge_recorded(run, plan)
             done = recorded_recipes(run, whole=plan.verdicts.retries(campaign.how))
             recipes = {task: set(read_recipes(run, plan, task)) for task in tasks}
             left = tuple(task for task in tasks if not recipes[task] <= done)

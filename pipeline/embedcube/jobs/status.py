@@ -7,14 +7,20 @@ was changed after it was submitted.
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from embedcube.campaign.parts import best_documents, best_records, version_of
-from embedcube.campaign.plan import read_any_plan, read_plan, tasks_of_recipes
+import numpy as np
+import pyarrow
+import pyarrow.compute
+
+from embedcube.campaign.columns import integers, numbers_of, places_in, texts
+from embedcube.campaign.parts import best_records, version_of
+from embedcube.campaign.plan import read_any_plan, read_plan, read_plan_columns
+from embedcube.campaign.record_tables import COUNTS
+from embedcube.campaign.recorded import best_rows, quarantined_of, read_recorded, some_of
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.site import load_site
@@ -24,8 +30,11 @@ from embedcube.jobs.at_work import files_change, process_here
 from embedcube.jobs.lock import held_by
 from embedcube.jobs.outcome import Facts, Failure, failures, in_words, next_move
 from embedcube.jobs.queue import WAITING, Element, Queue, ask
-from embedcube.jobs.rate import seconds_left, speed
+from embedcube.jobs.rate import seconds_left, speed, times_of
 from embedcube.jobs.submissions import Submission, submissions
+
+_COLUMNS = ("recipe", "quarantined", COUNTS, "attempt", "job", "started", "finished")
+"""what is looked at of each record"""
 
 _INTERVAL_S = 2.0
 """seconds between two looks at a run folder without Slurm jobs"""
@@ -109,18 +118,19 @@ def status(campaign: Campaign, run: RunDir, campaign_file: Path | None = None, *
     if (holder := held_by(run.submit_lock)) and not holder.at_work:
         notes.append(holder.words)
     noted = submissions(run)
-    tasks, verdicts = _tasks(campaign, run, notes, submitted=bool(noted))
-    recipes = {recipe for _, recipe in tasks}
-    records = best_documents(run, recipes, ("counts", "attempt", "job", "started", "finished"))
-    left = Counter(task for task, recipe in tasks if recipe not in records)
+    shards, verdicts = _shards(campaign, run, notes, submitted=bool(noted))
+    recipes = pyarrow.compute.unique(shards["recipe"])
+    records = best_rows(read_recorded(run, _COLUMNS), recipes)
+    left = Counter(_tasks(shards, records, recorded=False))
     done, now = len(records), datetime.now(UTC)
     queue = ask([one for submission in noted for one in submission.ids])
     jobs = _jobs(noted[-1], queue, run) if noted else ()
     elements = [element for waiting in queue.elements.values() for element in waiting]
     running = {element.id for element in elements if element.state not in WAITING}
-    fast = speed(records.values(), running if queue.answer == "answered" else None, now)
-    of_task = {task for task, recipe in tasks if recipe in records and records[recipe]["attempt"] in fast.of_attempts}
-    made = done == len(recipes) > 0 and _is_made(campaign, run, recipes, notes)
+    fast = speed(times_of(records), running if queue.answer == "answered" else None, now)
+    lately = records.take(integers(np.flatnonzero(places_in(records["attempt"], texts(fast.of_attempts)) >= 0)))
+    of_task = set(_tasks(shards, lately, recorded=True))
+    made = done == len(recipes) > 0 and _is_made(campaign, run, set(recipes.to_pylist()), notes)
     findings = _findings(run)
     facts = Facts(
         planned=bool(recipes),
@@ -137,9 +147,9 @@ def status(campaign: Campaign, run: RunDir, campaign_file: Path | None = None, *
     return Status(
         shards=len(recipes),
         done=done,
-        cells=_cells(records.values()),
+        cells=_cells(records),
         quarantined={one.scene: one.reason for one in verdicts.scenes.values()}
-        | {q["scene"]: q["reason"] for record in records.values() for q in record["quarantined"]},
+        | {q["scene"]: q["reason"] for _, text in some_of(records, "quarantined") for q in quarantined_of(text)},
         round=verdicts.round,
         shards_per_s=fast.shards_per_s if left else None,
         seconds_left=_seconds_left(left, of_task, fast.shards_per_s, noted, queue, now) if recipes else None,
@@ -206,9 +216,7 @@ def describe(now: Status) -> list[str]:
     return [*lines, f"next: {now.next}"]
 
 
-def _tasks(
-    campaign: Campaign, run: RunDir, notes: list[str], *, submitted: bool
-) -> tuple[list[tuple[int, str]], Verdicts]:
+def _shards(campaign: Campaign, run: RunDir, notes: list[str], *, submitted: bool) -> tuple[pyarrow.Table, Verdicts]:
     """Task and recipe of each shard of the plan in the run folder, even if it is to be made again; none without one.
 
     And the scenes that are out.
@@ -222,11 +230,18 @@ def _tasks(
         notes += [str(error)] * there
     try:
         plan = read_any_plan(run)
-        return tasks_of_recipes(run, plan), plan.verdicts
+        return read_plan_columns(run, plan, ("task", "recipe")), plan.verdicts
     except RequestError as error:
         # none, or damaged: what the queue says is told all the same
         notes += [str(error)] if there and str(error) not in notes else []
-        return [], Verdicts()
+        return pyarrow.Table.from_arrays([integers([]), texts([])], names=["task", "recipe"]), Verdicts()
+
+
+def _tasks(shards: pyarrow.Table, records: pyarrow.Table, *, recorded: bool) -> list[int]:
+    """The task of each shard that has one of these records, or else of each that has none."""
+    has_one = places_in(shards["recipe"], records["recipe"]) >= 0
+    tasks: list[int] = numbers_of(shards["task"])[has_one == recorded].tolist()
+    return tasks
 
 
 def _jobs(submission: Submission, queue: Queue, run: RunDir) -> tuple[SubmittedJob, ...]:
@@ -261,11 +276,9 @@ def _seconds_left(
     return seconds_left(left, running, rate, waiting if embedding else None, now)
 
 
-def _cells(records: Iterable[dict[str, Any]]) -> dict[str, int]:
-    cells: Counter[str] = Counter()
-    for record in records:
-        cells.update({name: count for name, count in record["counts"].items() if name != "chips"})
-    return dict(cells)
+def _cells(records: pyarrow.Table) -> dict[str, int]:
+    names = [name for name in records.column_names if name.startswith(COUNTS) and name != f"{COUNTS}chips"]
+    return {name.removeprefix(COUNTS): pyarrow.compute.sum(records[name]).as_py() or 0 for name in names}
 
 
 def _is_made(campaign: Campaign, run: RunDir, recipes: set[str], notes: list[str]) -> bool:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from embedcube.campaign.parts import recorded_recipes
 from embedcube.campaign.plan import Plan, read_plan, read_recipes, tasks_undone
 from embedcube.campaign.price import Price
+from embedcube.campaign.recorded import merge_recorded, recorded_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.site import Site, load_site, processes_per_node
@@ -67,12 +67,14 @@ def submit(campaign: Campaign, run: RunDir, *, again: bool = False) -> Submissio
     if plan:
         refuse_unusable(campaign, run, plan)
         refuse_at_site(plan.price, campaign, site)
+        merge_recorded(run, plan)
     tasks, round_ = tasks_left(campaign, run, plan), plan.verdicts.round if plan else 1
+    done = recorded_recipes(run)
     if again:
         # where quarantined shards are tried again, tasks may be left although each shard has a record
-        unrecorded = tasks_undone(run, plan, recorded_recipes(run)) if plan else tasks
-        _limit_resubmissions(run, site, unrecorded, round_)
-    submission = new_submission(tasks, again=again, records=len(recorded_recipes(run)), round_=round_)
+        unrecorded = tasks_undone(run, plan, done) if plan else tasks
+        _limit_resubmissions(run, site, unrecorded, round_, records=len(done))
+    submission = new_submission(tasks, again=again, records=len(done), round_=round_)
     for stage in _chain(campaign, site, run, tasks, plan):
         submit_all(stage.jobs, campaign, site, run, submission, dependency=stage.dependency(submission.jobs))
     return submission
@@ -99,6 +101,7 @@ def embed_pilot(campaign: Campaign, run: RunDir, count: int, progress: Progress)
     plan = read_plan(campaign, run)
     refuse_at_site(plan.price, campaign, site)
     task = choose_pilot(run, plan, count)
+    merge_recorded(run, plan)
     recipes = set(read_recipes(run, plan, task))
     done = recorded_recipes(run)
     submission = new_submission((task,), records=len(done), round_=plan.verdicts.round)
@@ -194,7 +197,7 @@ def planned(campaign: Campaign, run: RunDir) -> Plan | None:
     return plan if plan.tasks == campaign.how.tasks else None
 
 
-def _limit_resubmissions(run: RunDir, site: Site, tasks: tuple[int, ...], round_: int) -> None:
+def _limit_resubmissions(run: RunDir, site: Site, tasks: tuple[int, ...], round_: int, *, records: int) -> None:
     """Refuse a resubmission by consolidation after as many as the site allows since the last `submit` by a person.
 
     The first of a new round is none: consolidation has not failed, but has found scenes broken.
@@ -203,7 +206,7 @@ def _limit_resubmissions(run: RunDir, site: Site, tasks: tuple[int, ...], round_
         raise WorkError(f"every shard has a record, so consolidation itself failed: its log in {run.job_logs} says why")
     earlier = submissions(run)
     last = earlier[-1] if earlier else None
-    if last and last.again and last.round == round_ and last.records == len(recorded_recipes(run)):
+    if last and last.again and last.round == round_ and last.records == records:
         raise WorkError(
             f"tasks {', '.join(map(str, tasks))} have shards without a record, and the last resubmission has made "
             f"none: the logs in {run.logs} say why; then run `embedcube submit` again"

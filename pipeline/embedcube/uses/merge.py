@@ -11,10 +11,11 @@ from typing import NamedTuple
 from embedcube.campaign.base import open_base
 from embedcube.campaign.inventory import read_inventory, write_inventory
 from embedcube.campaign.partial_runs import PartialRun, refuse_unlike
-from embedcube.campaign.parts import Record, recorded_recipes
+from embedcube.campaign.parts import Record
 from embedcube.campaign.plan import Plan, Shard, read_shards
 from embedcube.campaign.readable import read_code
 from embedcube.campaign.reasons import compared
+from embedcube.campaign.recorded import recorded_recipes
 from embedcube.campaign.run_folder import RunDir, write_atomically
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign

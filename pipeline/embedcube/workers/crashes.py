@@ -15,15 +15,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from embedcube.campaign.parts import CRASH
 from embedcube.campaign.plan import Shard
-from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import read_sealed, write_sealed
 from embedcube.errors import RequestError
 from embedcube.workers.protocol import Place
 
 log = logging.getLogger(__name__)
-
-CRASH = "crash.json"
 
 _HOSTS = 2
 """hosts on which a suspect must have killed its rank before it is quarantined"""
@@ -67,11 +65,14 @@ def write_crash(part: Path, crash: Crash) -> None:
     write_sealed(part / CRASH, asdict(crash))
 
 
-def crashes_by_shard(run: RunDir, recipes: Iterable[str]) -> dict[str, list[Crash]]:
-    """The crashes of each of these recipes that has any. A damaged file is no crash: the next one counts again."""
+def crashes_by_shard(paths: Iterable[Path], recipes: Iterable[str]) -> dict[str, list[Crash]]:
+    """The crashes of each of these recipes that has any, from their files.
+
+    A damaged file is no crash: the next one counts again.
+    """
     crashes = defaultdict(list)
     asked = set(recipes)
-    for path in sorted(run.parts.glob(f"*/*/*/{CRASH}")):
+    for path in paths:
         if (crash := _read_crash(path)) is not None:
             for recipe in asked & set(crash.shards):
                 crashes[recipe].append(crash)
@@ -115,9 +116,9 @@ class CrashHistory:
     """why the scenes of a shard are not read any more, by recipe"""
 
     @classmethod
-    def read(cls, run: RunDir, recipes: Iterable[str], *, retries: bool) -> "CrashHistory":
-        """The history of these recipes; where quarantined shards are tried again, none is refused."""
-        crashes = crashes_by_shard(run, recipes)
+    def read(cls, paths: Iterable[Path], recipes: Iterable[str], *, retries: bool) -> "CrashHistory":
+        """The history of these recipes, from files; where quarantined shards are tried again, none is refused."""
+        crashes = crashes_by_shard(paths, recipes)
         reasons = {} if retries else {recipe: blame(several) for recipe, several in crashes.items()}
         return cls(crashes=crashes, refused={recipe: reason for recipe, reason in reasons.items() if reason})
 

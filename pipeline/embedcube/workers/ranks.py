@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from embedcube.campaign.parts import scan_documents
+from embedcube.campaign.recorded import recorded_in
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.workers.channel import Channel, Lost
@@ -174,7 +174,7 @@ class Ranks:
 
     def _undone(self, rank: "_Rank") -> tuple[Held, ...]:
         """The shards that a rank held and has not recorded."""
-        recorded = {one["recipe"] for part, one in scan_documents(self._run, self._attempt) if part == rank.part}
+        recorded = recorded_in(rank.part)
         return tuple(one for one in rank.held if one.recipe not in recorded)
 
     def _show_stacks(self, *_: object) -> None:

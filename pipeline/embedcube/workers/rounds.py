@@ -4,6 +4,7 @@ A round begins when every shard of the one before has a record. What is found is
 so that any process may begin the next round, and may do so twice (docs/adr/0011).
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -12,9 +13,11 @@ from dataclasses import dataclass, replace
 import pyarrow
 import pyarrow.compute
 
+from embedcube.campaign.columns import texts
 from embedcube.campaign.inventory import read_names, scenes_as_planned, unplaced_scenes, unusable_scenes
-from embedcube.campaign.parts import Quarantined, best_documents, over_budget
+from embedcube.campaign.parts import Quarantined, over_budget
 from embedcube.campaign.plan import Plan, planned_scenes, read_plan_columns, read_recipes
+from embedcube.campaign.recorded import best_rows, quarantined_of, read_recorded, some_of
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Archive, Campaign
 from embedcube.campaign.tables import read_columns
@@ -53,13 +56,19 @@ class Recorded:
 
 def recorded(run: RunDir, recipes: Iterable[str]) -> Recorded:
     """What the record of each of these recipes says, as far as there is one."""
-    documents = best_documents(run, set(recipes), ("refused", "not_held"))
-    pairs = [(Quarantined(**one), each["refused"]) for each in documents.values() for one in each["quarantined"]]
+    rows = read_recorded(run, ("recipe", "quarantined", "refused", "not_held"))
+    best = best_rows(rows, texts(dict.fromkeys(recipes)))
+    refused = best["refused"]
+    pairs = [
+        (Quarantined(**one), bool(refused[row].as_py()))
+        for row, text in some_of(best, "quarantined")
+        for one in quarantined_of(text)
+    ]
     return Recorded(
-        count=len(documents),
+        count=len(best),
         unusable=tuple(one for one, _ in pairs),
-        broken=tuple(one for one, refused in pairs if not refused),
-        not_held={recipe: each["not_held"] for recipe, each in documents.items() if each["not_held"]},
+        broken=tuple(one for one, is_refused in pairs if not is_refused),
+        not_held={best["recipe"][row].as_py(): json.loads(text) for row, text in some_of(best, "not_held")},
     )
 
 

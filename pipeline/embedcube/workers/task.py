@@ -4,6 +4,7 @@ Parents do no device work and do not load torch. `ranks.py` is what they start, 
 other, and `protocol.py` tells the whole story. On one machine there is one parent.
 """
 
+import logging
 import secrets
 import time
 from collections.abc import Iterator
@@ -11,9 +12,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedcube.campaign.parts import recorded_recipes, scan_documents
-from embedcube.campaign.plan import read_plan, read_recipes
+from embedcube.campaign.plan import Plan, read_plan, read_recipes
 from embedcube.campaign.plugins import own_modules
+from embedcube.campaign.record_tables import write_table
+from embedcube.campaign.recorded import recorded_in, recorded_of_task
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.errors import StartAgain, WorkError
@@ -28,6 +30,8 @@ from embedcube.workers.ranks import Crew, Ranks, common_environment
 from embedcube.workers.rendezvous import Announcement, Rendezvous, find_parents, own_host
 from embedcube.workers.starting import ForkServer, fork_server
 from embedcube.workers.stopping import StopRequests
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,29 +64,31 @@ def _run_parent_0(
     campaign: Campaign, run: RunDir, task: int, parents: Rendezvous, server: ForkServer, progress: Progress
 ) -> TaskResult:
     """Parent 0: coordinates the ranks of all nodes, and counts in the end what was done."""
-    retries = read_plan(campaign, run).verdicts.retries(campaign.how)
-    total, to_do = shards_to_do(campaign, run, task)
+    plan = read_plan(campaign, run)
+    retries = plan.verdicts.retries(campaign.how)
+    total, to_do, crashes = shards_to_do(run, plan, task, whole=retries)
     progress(total - len(to_do), total)
     if not to_do:
         parents.share(Announcement(attempt=parents.attempt, work=False))
         return TaskResult(shards=total, undone=0, exit_codes=(), logs=())
-    write_left(run.left(task, parents.attempt), to_do, CrashHistory.read(run, to_do, retries=retries))
+    write_left(run.left(task, parents.attempt), to_do, CrashHistory.read(crashes, to_do, retries=retries))
     crew = Crew(parent=0, parents=parents.count, ranks=campaign.how.ranks)
     coordinator = OwnCoordinator(world=crew.ranks * crew.parents, parents=crew.parents)
 
     def report() -> None:
         progress(total - len(to_do) + coordinator.counted(SHARDS_RECORDED), total)
 
-    with StopRequests() as asked, _announced(parents, coordinator):
+    with _tabled(run, task, parents.attempt, crew), StopRequests() as asked, _announced(parents, coordinator):
         ranks = Ranks(campaign, run, task, parents.attempt, crew, coordinator, asked, server)
         codes = ranks.wait(report)
         while coordinator.waited_for():
             report()
             asked.act()
             time.sleep(POLL_S)
-    undone_recipes = to_do - {document["recipe"] for _, document in scan_documents(run, parents.attempt)}
+    parts = (run.part(task, parents.attempt, rank) for rank in range(crew.ranks * crew.parents))
+    undone_recipes = to_do.difference(*map(recorded_in, parts))
     # another start of this task may have recorded some meanwhile
-    undone = len(undone_recipes - recorded_recipes(run, whole=retries)) if undone_recipes else 0
+    undone = len(undone_recipes - recorded_of_task(run, plan, task, undone_recipes, whole=retries).recipes)
     progress(total - undone, total)
     result = TaskResult(shards=total, undone=undone, exit_codes=codes, logs=ranks.logs)
     if undone:
@@ -109,11 +115,26 @@ def _announced(parents: Rendezvous, coordinator: OwnCoordinator) -> Iterator[Non
             parents.withdraw(Announcement(attempt=parents.attempt, work=False))
 
 
-def shards_to_do(campaign: Campaign, run: RunDir, task: int) -> tuple[int, set[str]]:
-    """How many shards a task has, and the recipes of those that are to be embedded."""
-    plan = read_plan(campaign, run)
+@contextmanager
+def _tabled(run: RunDir, task: int, attempt: str, crew: Crew) -> Iterator[None]:
+    """At the end, however it came, write what the ranks of this node have recorded as a table for others to read."""
+    try:
+        yield
+    finally:
+        try:
+            write_table(run, task, attempt, crew.parent, crew.numbers)
+        except OSError as error:  # the records are there, and are read line by line
+            log.warning("no table of records: %s", error)
+
+
+def shards_to_do(run: RunDir, plan: Plan, task: int, *, whole: bool) -> tuple[int, set[str], tuple[Path, ...]]:
+    """How many shards a task has, the recipes of those that are to be embedded, and the files of earlier crashes.
+
+    With `whole`, those are to be embedded again for which a scene was not read.
+    """
     recipes = read_recipes(run, plan, task)
-    return len(recipes), set(recipes) - recorded_recipes(run, whole=plan.verdicts.retries(campaign.how))
+    recorded = recorded_of_task(run, plan, task, recipes, whole=whole)
+    return len(recipes), set(recipes) - recorded.recipes, recorded.crashes
 
 
 def _run_other_parent(
@@ -127,7 +148,7 @@ def _run_other_parent(
     coordinator = join_parent_0(address, announcement.key.encode(), parents.number)
     crew = Crew(parent=parents.number, parents=parents.count, ranks=campaign.how.ranks)
     try:
-        with StopRequests() as asked:
+        with _tabled(run, task, announcement.attempt, crew), StopRequests() as asked:
             ranks = Ranks(campaign, run, task, announcement.attempt, crew, coordinator, asked, server)
             codes = ranks.wait(lambda: None)
     except Lost as error:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedcube.campaign.inventory import read_inventory
-from embedcube.campaign.parts import best_documents
 from embedcube.campaign.plan import Plan, read_plan, read_plan_columns
+from embedcube.campaign.recorded import best_documents
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.consolidate.findings import Finding
