@@ -52,11 +52,16 @@ class Basis:
         return np.asarray((vectors - self.mean) @ self.components.T)
 
     def colours(
-        self, stored: NDArray[Any], scale: NDArray[np.float32] | None, valid: NDArray[np.bool_]
+        self,
+        stored: NDArray[Any],
+        scale: NDArray[np.float32] | None,
+        valid: NDArray[np.bool_],
+        offset: NDArray[np.float32] | None = None,
     ) -> NDArray[np.uint8]:
         """Colours (..., component) of stored vectors (..., feature), 1 to 255; 0 where `valid` (...) is false.
 
-        The stored numbers are multiplied as they are: `scale` is applied to the products.
+        The stored numbers are multiplied as they are: `scale` is applied to the products, and the products of the
+        `offset` of a centred layer are added.
         """
         features = stored.shape[-1]
         factors, offsets = self._to_colour
@@ -70,7 +75,7 @@ class Basis:
             along[first : first + count] = (block @ factors)[:count]
         if scale is not None:
             along *= scale.reshape(-1, 1)
-        along += offsets
+        along += offsets if offset is None else offsets + (offset.astype(np.float64) @ factors).astype(np.float32)
         missing = ~valid.reshape(-1)
         along[missing] = 0
         np.rint(np.clip(along, 0, 254, out=along), out=along)
@@ -142,4 +147,4 @@ def sampled(
             stored = cube.stored(zone, "embedding", *region)[valid]
             scale = cube.stored(zone, "scale", *region)[valid] if cube.has_scale(zone) else None
             chosen = rng.permutation(len(stored))[:share]
-            yield decode(stored[chosen], None if scale is None else scale[chosen])
+            yield decode(stored[chosen], None if scale is None else scale[chosen], cube.offset(zone))

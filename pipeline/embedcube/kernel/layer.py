@@ -62,6 +62,8 @@ class LayerContext:
     module: torch.nn.Module
     """module of the backbone, on `device`"""
     device: torch.device
+    offset: NDArray[np.float32] | None = None
+    """(feature): subtracted from each vector before it is stored as int8; None in a layer that is not centred"""
 
     @property
     def grids(self) -> dict[str, Grid]:
