@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from embedcube.cube.blocks import tiles
 from embedcube.cube.chunks import read_box
-from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, decode
+from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, directions
 from embedcube.cube.likeness import coordinates
 from embedcube.cube.store import CubeStore, Time
 from embedcube.errors import RequestError
@@ -102,9 +102,7 @@ class _Stored:
     @property
     def units(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Vectors (y, x, feature) of length 1, zero where there is none, and whether there is one."""
-        if self.offset is None:
-            return units_of(self.vectors, self.status)
-        return units_of(decode(self.vectors, self.scale, self.offset), self.status)
+        return units_of(directions(self.vectors, self.scale, self.offset), self.status)
 
 
 def _read(cube: CubeStore, zone: str, windows: list[int], y: slice, x: slice) -> dict[int, _Stored]:

@@ -43,6 +43,20 @@ def to_values(numbers: NDArray[Any], scale: NDArray[np.float32], offset: NDArray
         numbers += offset
 
 
+def directions(
+    stored: NDArray[Any], scale: NDArray[np.float32] | None, offset: NDArray[np.float32] | None
+) -> NDArray[Any]:
+    """Numbers (..., feature) with the directions of stored vectors: as they are stored, which needs no scale.
+
+    In a centred layer these have another direction: the values in float64.
+    """
+    if scale is None or offset is None:
+        return stored
+    values = stored.astype(np.float64)
+    to_values(values, scale[..., None], offset)
+    return values
+
+
 def int8_bound(scale: NDArray[np.float32]) -> NDArray[np.float64]:
     """Largest error of one number of an int8 vector: half a step plus the rounding of three float32 operations."""
     float32 = np.finfo(np.float32)
