@@ -62,7 +62,7 @@ def test_vectors_are_decoded_wherever_they_are_read(pair: Pair) -> None:
     layer, expected = pair.cube.layer, pair.values
     assert np.isnan(expected[~pair.valid]).all()
     np.testing.assert_array_equal(pair.cube.offset(ZONE), OFFSET)
-    close = {"rtol": 0, "atol": 2e-6}
+    close: Any = {"rtol": 0, "atol": 2e-6}
     np.testing.assert_allclose(pair.cube.vectors(ZONE, 3, slice(2, 40), slice(3, 60)), expected[3, 2:40, 3:60], **close)
     opened = xr.open_dataset(pair.cube.path, engine="embedcube", group=ZONE)["vector"]
     np.testing.assert_allclose(opened.values, expected, **close)
@@ -76,7 +76,7 @@ def test_vectors_are_decoded_wherever_they_are_read(pair: Pair) -> None:
     np.testing.assert_allclose(each, expected[2, [3, 40, 3], [2, 11, 50], [7, 30, 0]], **close)
     # places in degrees: the centres of three cells
     tree = layer.window((-180, -90, 180, 90))
-    np.testing.assert_allclose(next(iter(tree.children.values()))["vector"].values, expected, **close)
+    np.testing.assert_allclose(next(iter(tree.children.values())).to_dataset()["vector"].values, expected, **close)
     about = pair.cube.group(ZONE).attrs
     a, _, c, _, e, f = about["spatial:transform"]
     x, y = c + (np.array([2, 11, 50]) + 0.5) * a, f + (np.array([3, 40, 3]) + 0.5) * e

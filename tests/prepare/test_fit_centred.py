@@ -73,7 +73,7 @@ def test_the_offset_is_the_mean_of_the_vectors_of_the_sample(campaign: Campaign,
 def test_what_is_read_is_within_the_bound_of_what_the_backbone_gave(cube: Cube) -> None:
     exact, stored = arrays(cube, "exact")["embedding"].astype(np.float64), arrays(cube, "centred")
     scale, offset = stored["scale"].astype(np.float64)[..., None], stored["offset"].astype(np.float64)
-    values, valid = stored["embedding"] * scale + offset, np.isfinite(exact).all(axis=-1)
+    values, valid = stored["embedding"] * scale + offset, np.asarray(np.isfinite(exact).all(axis=-1))
     np.testing.assert_array_equal(np.isfinite(stored["scale"]), valid)
     assert (stored["embedding"][~valid] == 0).all()
     off = np.abs(values - exact)[valid]

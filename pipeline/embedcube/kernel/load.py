@@ -69,6 +69,7 @@ def make_context(
     nothing = np.zeros(inputs[-1].channels.stop, dtype=np.float32)
     mean, std = (nothing, nothing) if weights is None else (weights.mean, weights.std)
     dimensions = 0 if weights is None else backbone.dimensions(weights)
+    offset = _offset(layer_name, weights, dimensions) if weights and layer.centre else None
     return LayerContext(
         zones={SAMPLES: samples}
         if samples is not None
@@ -81,10 +82,9 @@ def make_context(
         encoding=layer.encoding,
         precision=layer.precision,
         dimensions=dimensions,
-        normalisation=Normalisation(mean=mean, std=std, masks=leaves_masked_out(backbone)),
+        normalisation=Normalisation(mean=mean, std=std, masks=leaves_masked_out(backbone), offset=offset),
         module=module,
         device=device,
-        offset=_offset(layer_name, weights, dimensions) if weights and layer.centre else None,
     )
 
 
