@@ -52,6 +52,7 @@ def arrays(cube: Cube, layer: str) -> dict[str, NDArray[Any]]:
     return {name: array[...] for name, array in group.arrays()}
 
 
+@pytest.mark.slow
 def test_the_offset_is_the_mean_of_the_vectors_of_the_sample(campaign: Campaign, cube: Cube) -> None:
     loaded = load_campaign(campaign.file)
     backbone = make_backbone(loaded, "centred")
@@ -70,6 +71,7 @@ def test_the_offset_is_the_mean_of_the_vectors_of_the_sample(campaign: Campaign,
     assert arrays(cube, "centred")["offset"].dtype == np.float32
 
 
+@pytest.mark.slow
 def test_what_is_read_is_within_the_bound_of_what_the_backbone_gave(cube: Cube) -> None:
     exact, stored = arrays(cube, "exact")["embedding"].astype(np.float64), arrays(cube, "centred")
     scale, offset = stored["scale"].astype(np.float64)[..., None], stored["offset"].astype(np.float64)
@@ -89,6 +91,7 @@ def test_what_is_read_is_within_the_bound_of_what_the_backbone_gave(cube: Cube) 
     np.testing.assert_allclose(table[list(range(8))].to_numpy()[rows], means[rows], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_readers_are_told(cube: Cube) -> None:
     about, array = (cube.group("centred/samples").attrs, cube.group("centred/samples")["embedding"].attrs)
     assert about["embedcube:value"] == "embedding * scale + offset"
@@ -97,17 +100,24 @@ def test_readers_are_told(cube: Cube) -> None:
     assert array["ancillary_variables"] == "status n_obs scale offset"
 
 
+@pytest.mark.slow
 def test_nothing_changes_without_it(campaign: Campaign, cube: Cube) -> None:
     assert set(arrays(cube, "centred")) - set(arrays(cube, "exact")) == {"scale", "offset"}
     assert "centre" not in load_campaign(campaign.file).what["layers"]["exact"]
     assert CENTRE not in read_weights(load_campaign(campaign.file), campaign.run, "exact")[0].tensors
     about = cube.group("exact/samples").attrs
     assert not [name for name in about if name in ("embedcube:value", "embedcube:offset")]
-    (campaign.file.parent / "alone").mkdir()
-    alone = written(campaign.file.parent / "alone", CHIPS, {"plain": PLAIN})
-    assert load_campaign(alone.file, mounted=False).digest == GOLDEN
 
 
+def test_a_campaign_without_it_is_the_one_of_before(tmp_path: Path) -> None:
+    plain = written(tmp_path, CHIPS, {"plain": PLAIN})
+    digest = load_campaign(plain.file, mounted=False).digest
+    assert digest == GOLDEN
+    centred = written(tmp_path, CHIPS, {"plain": PLAIN | {"centre": True}})
+    assert load_campaign(centred.file, mounted=False).digest != digest
+
+
+@pytest.mark.slow
 def test_an_offset_that_is_not_that_of_the_weights_is_found(campaign: Campaign, tmp_path: Path) -> None:
     path, loaded = tmp_path / "cube.zarr", load_campaign(campaign.file)
     shutil.copytree(campaign.run.newest_cube.resolve(), path)
@@ -128,18 +138,23 @@ def test_an_offset_that_is_not_that_of_the_weights_is_found(campaign: Campaign, 
     ]
 
 
+@pytest.mark.slow
 def test_a_part_that_is_exported_has_its_offset(cube: Cube, tmp_path: Path) -> None:
     export_part(cube, tmp_path / "part.zip", Chosen(layers=("centred",)), silent)
     part = Cube(take_in(tmp_path / "part.zip", tmp_path / "here", silent).folder)
     np.testing.assert_array_equal(part.offset("centred/samples"), cube.offset("centred/samples"))
 
 
-def test_it_is_refused_where_it_adds_nothing_and_weights_without_it_too(campaign: Campaign, tmp_path: Path) -> None:
-    write_chips(tmp_path / "chips", 2)
+def test_it_is_refused_where_it_adds_nothing(tmp_path: Path) -> None:
     floats = written(tmp_path, CHIPS, {"one": MOSAIKS | {"cell_px": 4, "centre": True}})
     assert "centre is for encoding int8, and this is float32" in refused(floats, "plan")
     reduced = written(tmp_path, CHIPS, {"one": PLAIN | {"centre": True, "reduce": {"pca": 3}}})
     assert "the mean of principal components is zero already" in refused(reduced, "plan")
+
+
+@pytest.mark.slow
+def test_weights_without_it_are_refused(campaign: Campaign, tmp_path: Path) -> None:
+    write_chips(tmp_path / "chips", 2)
     plain = campaign.run.weights("exact")
     taken = written(tmp_path, CHIPS, {"one": PLAIN | {"centre": True, "weights": str(plain)}})
     assert call_cli("index", taken.file).returncode == 0
