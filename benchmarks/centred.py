@@ -90,7 +90,7 @@ def of_campaign() -> None:
     document = yaml.safe_load(CAMPAIGN.read_text())
     (layer,) = document["layers"].values()
     encodings: dict[str, dict[str, Any]] = {
-        "float32": {"encoding": "float32"}, "int8": {"encoding": "int8"},
+        "exact": {"encoding": "float32"}, "plain": {"encoding": "int8"},
         "centred": {"encoding": "int8", "centre": True},
     }  # fmt: skip
     document |= {"layers": {name: layer | own for name, own in encodings.items()}, "how": {"runs": "runs", "ranks": 1}}
@@ -100,9 +100,9 @@ def of_campaign() -> None:
         subprocess.run([sys.executable, "-m", "embedcube", "run", file], check=True, stdout=subprocess.DEVNULL)
         cube = Cube(Path(folder) / "runs" / document["campaign"] / "cube.zarr")
         vectors = {name: cube.vectors(cube.zones_of(name)[0], 0, slice(None), slice(None)) for name in encodings}
-        seen = np.isfinite(vectors["float32"]).all(axis=-1)
+        seen = np.isfinite(vectors["exact"]).all(axis=-1)
         queries = np.arange(int(seen.sum()))[::10]
-        truth = list(nearest(vectors["float32"][seen], queries))
+        truth = list(nearest(vectors["exact"][seen], queries))
         for name, own in vectors.items():
             found = nearest(own[seen], queries)
             recall = np.mean([len(np.intersect1d(a, b)) / HITS for a, b in zip(truth, found, strict=True)])
