@@ -413,6 +413,7 @@ WHAT: dict[str, dict[str, Any]] = {
     "Layer.archives": {"layers__s2_mosaiks__archives": ["s2", "other"]},
     "Layer.frames": {"layers__s2_mosaiks__frames": "31 days"},
     "Layer.grid": {"layers__s2_mosaiks__grid": {"crs": "EPSG:32632", "pixel": 20}},
+    "Layer.centre": {"layers__s2_mosaiks__centre": True},
     "Layer.chunk_windows": {"layers__s2_mosaiks__chunk_windows": 2},
     "Layer.weights_sha256": {"layers__s2_mosaiks__weights_sha256": "0" * 64},
     "Period.start": {"layers__s2_mosaiks__fit": {"start": "2023-06-02", "end": "2023-08-01"}},

@@ -58,12 +58,23 @@ def create_zone(
 
 
 def write_zone(
-    path: Path, zone: str, vectors_tyxf: NDArray[np.float32], status_tyx: NDArray[np.uint8] | None = None, **how: Any
+    path: Path,
+    zone: str,
+    vectors_tyxf: NDArray[np.float32],
+    status_tyx: NDArray[np.uint8] | None = None,
+    offset: NDArray[np.float32] | None = None,
+    **how: Any,
 ) -> None:
-    """Write one zone with these vectors, as int8 by default; all cells are valid unless `status_tyx` says otherwise."""
+    """Write one zone with these vectors, as int8 by default; all cells are valid unless `status_tyx` says otherwise.
+
+    With an `offset` (feature) the layer is centred.
+    """
     status = np.full(vectors_tyxf.shape[:3], VALID, np.uint8) if status_tyx is None else status_tyx
     arrays = create_zone(path, zone, vectors_tyxf.shape, **how)
     empty = status != VALID
+    if offset is not None:
+        zarr.open_group(path / zone, mode="a").create_array("offset", data=offset, dimension_names=("feature",))
+        vectors_tyxf = vectors_tyxf - offset
     if "scale" in arrays:
         scale = np.abs(vectors_tyxf).max(axis=-1) / 127
         stored = np.rint(vectors_tyxf / scale[..., None])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 from numpy.typing import NDArray
 
-from embedcube.cube.encoding import STATUS_MEANINGS, VALID, Encoding, decode, fill_value, int8_bound
+from embedcube.cube.encoding import STATUS_MEANINGS, VALID, Encoding, bound_of_numbers, decode, fill_value, int8_bound
 
 steady = settings(deadline=None, max_examples=60)
 
@@ -34,12 +34,12 @@ class Encoded:
     held: NDArray[np.bool_]
 
 
-def encode(vectors: Vectors, encoding: Encoding) -> Encoded:
+def encode(vectors: Vectors, encoding: Encoding, offset: Vectors | None = None) -> Encoded:
     import torch
 
     from embedcube.kernel.quantise import quantise
 
-    quantised = quantise(torch.from_numpy(vectors), encoding)
+    quantised = quantise(torch.from_numpy(vectors), encoding, None if offset is None else torch.from_numpy(offset))
     scale = None if quantised.scale is None else quantised.scale.numpy()
     return Encoded(quantised.stored.numpy(), scale, quantised.held.numpy())
 
@@ -71,6 +71,29 @@ def error_of(vectors: Vectors, encoding: Encoding = "int8") -> tuple[NDArray[np.
     assert restored.dtype == np.float32
     assert restored.shape == vectors.shape
     return np.abs(restored.astype(np.float64) - vectors), encoded.scale
+
+
+@steady
+@given(vectors_within(1e-30, 1e30), st.integers(0, 2**32), st.floats(-20, 20))
+def test_a_centred_layer_loses_no_more_than_its_bound(vectors: Vectors, seed: int, power: float) -> None:
+    """With offsets far below and far above the numbers, against float64."""
+    largest = float(np.abs(vectors).max())
+    normal = np.random.default_rng(seed).normal(size=vectors.shape[1])
+    offset = np.clip(normal * largest * 10**power, -1e37, 1e37).astype(np.float32)
+    encoded = encode(vectors, "int8", offset)
+    scale = encoded.scale
+    assert scale is not None
+    assert encoded.held.all()
+    exact = np.abs(vectors.astype(np.float64) - offset.astype(np.float64)).max(axis=-1) / 127
+    np.testing.assert_allclose(scale, exact, rtol=1e-6, atol=SMALLEST)
+    restored = decode(encoded.stored, scale, offset)
+    assert restored.dtype == np.float32
+    error = np.abs(restored.astype(np.float64) - vectors)
+    bound = bound_of_numbers(scale, offset)
+    assert (error <= bound).all()
+    assert (bound <= 0.5001 * scale[:, None].astype(np.float64) + 1.2e-7 * np.abs(offset) + 127 * SMALLEST).all()
+    without = decode(encoded.stored, scale)
+    assert (np.abs(without.astype(np.float64) + offset - vectors) <= bound).all()
 
 
 @steady

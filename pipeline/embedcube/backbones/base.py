@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from embedcube.backbones.centred import Centred
 from embedcube.backbones.contract import (
     Backbone,
     Chips,
@@ -51,7 +52,9 @@ def make_backbone(campaign: Campaign, layer_name: str) -> Backbone:
     layer, layout = campaign.layers[layer_name], make_layout(campaign.layers[layer_name])
     inputs = make_inputs(campaign, layer_name)
     backbone = backbone_over_time(layer.backbone, layer.over_time, layout, inputs, f"layers.{layer_name}")
-    return Reduced(backbone, layer.reduce.pca, layout) if layer.reduce else backbone
+    if layer.reduce:
+        return Reduced(backbone, layer.reduce.pca, layout)
+    return Centred(backbone, layout) if layer.centre else backbone
 
 
 def backbone_over_time(

@@ -113,11 +113,12 @@ def _facts(campaign: Campaign, layer: str) -> dict[str, Any]:
     block = campaign.layers[layer]
     bands = [campaign.archives[archive].bands for archive in block.archives]
     facts = facts_of(without_files(block.backbone), bands, block.over_time)
-    return facts | ({"reduce": block.reduce.model_dump()} if block.reduce else {})
+    facts |= {"reduce": block.reduce.model_dump()} if block.reduce else {}
+    return facts | ({"centre": True} if block.centre else {})
 
 
 def facts_of(backbone: Mapping[str, Any], bands: Sequence[Sequence[str]], over_time: str | None) -> dict[str, Any]:
-    """Backbone and bands that weights are made for, without `reduce`."""
+    """Backbone and bands that weights are made for, without `reduce` and `centre`."""
     facts: dict[str, Any] = {"backbone": dict(backbone), "bands": [list(of) for of in bands]}
     return facts | ({"over_time": over_time} if over_time else {})
 

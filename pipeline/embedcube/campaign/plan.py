@@ -123,6 +123,8 @@ class LayerPlan:
     """for each grid onto which scenes are resampled: how many, and a warning where they meet copied ones, in words"""
     samples: SampleList | None = None
     """the zone that is a list of samples, of a layer that has one instead of grids"""
+    offset: tuple[float, ...] = ()
+    """of a centred layer the number of each feature that is subtracted before a vector is stored, of float32"""
 
     def zone(self, name: str) -> Grid | SampleList:
         """The zone with this name."""
@@ -207,7 +209,7 @@ def _layer_plan(document: dict[str, Any]) -> LayerPlan:
     grids = {zone: Grid(**grid) for zone, grid in document.pop("grids").items()}
     listed = document.pop("samples")
     layout, objects = ShardLayout(**document.pop("layout")), ObjectShape(**document.pop("objects"))
-    document |= {name: tuple(document[name]) for name in ("collections", "counted", "plugins", "empty")}
+    document |= {name: tuple(document[name]) for name in ("collections", "counted", "plugins", "empty", "offset")}
     samples = listed and samples_from(listed)
     return LayerPlan(zones=zones, grids=grids, layout=layout, objects=objects, samples=samples, **document)
 

@@ -20,6 +20,7 @@ from embedcube.campaign.fields import Block, Crs, Ids, Links, Time, nearest
 from embedcube.campaign.how import How
 from embedcube.campaign.periods import Period, WindowSteps
 from embedcube.campaign.scene import Scene
+from embedcube.campaign.vectors import Reduce, refuse_centre
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, utm_grid_name, utm_zone_in, utm_zone_of
 from embedcube.printable import printable, without_credentials
@@ -157,13 +158,6 @@ class Region(Block):
         return self
 
 
-class Reduce(Block):
-    """Fewer numbers in each vector."""
-
-    pca: int = Field(gt=0)
-    """principal components that are kept, fitted by `fit` on the vectors of a sample and frozen with the weights"""
-
-
 class Layer(Block):
     """One group of the cube: one or more archives through a backbone."""
 
@@ -207,6 +201,9 @@ class Layer(Block):
     run; `verify` compares it with the layer that is not compiled"""
     encoding: Encoding = "int8"
     """how numbers are stored: int8 with one scale for each vector (a quarter of the bytes), float16, or float32"""
+    centre: bool = False
+    """whether the mean of each feature, fitted by `fit` on a sample and frozen with the weights, is subtracted before
+    a vector is stored as int8; readers add it"""
     chunk_windows: int = Field(1, gt=0)
     """windows in one object of the cube: 1 to read maps, 12 to read series of months"""
 
@@ -220,6 +217,8 @@ class Layer(Block):
     @model_validator(mode="after")
     def _cuts(self) -> Self:
         ShardLayout(chip_px=self.chip_px, halo_px=self.halo_px, cell_px=self.cell_px, chips=self.shard_chips)
+        if self.centre:
+            refuse_centre(self.encoding, self.reduce)
         return self
 
 
@@ -296,7 +295,7 @@ class Campaign(Block):
             del layer["weights"]
             layer["backbone"] = without_files(layer["backbone"])
             # the digests of campaigns without them are older than these keys
-            for key in [key for key in ("over_time", "reduce") if layer[key] is None]:
+            for key in [key for key in ("over_time", "reduce", "centre") if layer[key] in (None, False)]:
                 del layer[key]
         document["windows"] = [str(window) for window in self.all_windows]
         if not self.withdraw:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import safetensors
 
 from embedcube.campaign.inventory import scenes_as_planned, unplaced_scenes
 from embedcube.campaign.parts import Quarantined, record_lines, refuse_over_budget
@@ -18,6 +19,7 @@ from embedcube.campaign.recorded import recorded_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
+from embedcube.campaign.vectors import CENTRE
 from embedcube.campaign.verdicts import Verdict, Verdicts
 from embedcube.consolidate.findings import Finding
 from embedcube.cube.reader import Cube
@@ -41,6 +43,7 @@ def against_plan(campaign: Campaign, run: RunDir, cube: Cube) -> Iterator[Findin
     yield from _verdicts(campaign, run, plan)
     yield from _budget(campaign, run, cube, planned_scenes(run, plan, scenes))
     yield from _weights(run, plan)
+    yield from _offsets(run, plan, cube)
 
 
 def _recipes(campaign: Campaign, plan: Plan, scenes: Sequence[Scene], shards: Iterable[Shard]) -> Iterator[Finding]:
@@ -214,3 +217,20 @@ def _weights(run: RunDir, plan: Plan) -> Iterator[Finding]:
             digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "no file"
             if digest != expected:
                 yield Finding(check=check, place=name, found=digest[:12], expected=expected[:12])
+
+
+def _offsets(run: RunDir, plan: Plan, cube: Cube) -> Iterator[Finding]:
+    """Check that the offset of a centred layer is that of its weights, in the plan and in each zone of the cube."""
+    for name, layer in plan.layers.items():
+        path = run.weights(name)
+        if not layer.offset or not path.exists():
+            continue
+        with safetensors.safe_open(path, framework="numpy") as weights:
+            expected = tuple(weights.get_tensor(CENTRE).tolist())
+        said = {f"{name} in the plan": layer.offset}
+        for zone in cube.zones_of(name):
+            stored = cube.offset(zone)
+            said[f"{zone}/offset"] = () if stored is None else tuple(stored.tolist())
+        for place, found in said.items():
+            if found != expected:
+                yield Finding(check="offset", place=place, found="other numbers", expected="those of the weights")

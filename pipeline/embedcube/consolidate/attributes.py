@@ -9,7 +9,7 @@ from embedcube.campaign.plan import LayerPlan
 from embedcube.campaign.schema import Campaign, Layer
 from embedcube.consolidate.listed import list_attributes
 from embedcube.cube.conventions import GEOEMB, PROJ, SPATIAL
-from embedcube.cube.encoding import ERROR_BOUNDS, LEAST_COSINE, STATUS_MEANINGS, Encoding
+from embedcube.cube.encoding import CENTRED_BOUND, ERROR_BOUNDS, LEAST_COSINE, OFFSET, STATUS_MEANINGS, Encoding
 from embedcube.cube.members import SHARD_CELLS
 from embedcube.grid import Grid, PixelArea
 from embedcube.zones import SampleList
@@ -43,7 +43,7 @@ def zone_attributes(layer: Layer, planned: LayerPlan, zone: str) -> dict[str, An
         "embedcube:weights_sha256": planned.weights,
         "embedcube:precision": layer.precision,
         "embedcube:fitted_on": planned.fitted_on,
-        "embedcube:error_bound": ERROR_BOUNDS[planned.encoding],
+        "embedcube:error_bound": CENTRED_BOUND if layer.centre else ERROR_BOUNDS[planned.encoding],
         SHARD_CELLS: planned.layout.slots if isinstance(grid, SampleList) else planned.layout.shard_cells,
     }
     if " " in planned.model:
@@ -70,6 +70,11 @@ def zone_attributes(layer: Layer, planned: LayerPlan, zone: str) -> dict[str, An
             "quantized_dtype": "int8",
             "scale": {"type": "array", "array_name": "scale", "nodata": "NaN"},
         }
+    if layer.centre:
+        # the convention has no place for an offset of each feature: another method, so that nobody leaves it out unseen
+        attributes["geoemb:quantization"]["method"] = "per_pixel_scale_and_feature_offset"
+        attributes["embedcube:value"] = "embedding * scale + offset"
+        attributes["embedcube:offset"] = {"array_name": OFFSET, "dimensions": ["feature"]}
     return attributes
 
 
@@ -96,17 +101,17 @@ def _place_attributes(grid: Grid, area: PixelArea, step: int) -> dict[str, Any]:
     return attributes
 
 
-def array_attributes(name: str, encoding: Encoding, *, mapped: bool = True) -> dict[str, Any]:
+def array_attributes(name: str, encoding: Encoding, *, mapped: bool = True, centred: bool = False) -> dict[str, Any]:
     """Attributes of one of a layer's arrays; `mapped` says that it is a map, which has a grid mapping.
 
     CF has no standard name for an embedding, so none is given.
     """
-    scaled = encoding == "int8"
+    scaled, more = encoding == "int8", (" + offset", f" {OFFSET}") if centred else ("", "")
     own: dict[str, dict[str, Any]] = {
         "embedding": {
-            "long_name": "embedding vector" + (", value = embedding * scale" if scaled else ""),
+            "long_name": "embedding vector" + (f", value = embedding * scale{more[0]}" if scaled else ""),
             "units": "1",
-            "ancillary_variables": "status n_obs" + (" scale" if scaled else ""),
+            "ancillary_variables": "status n_obs" + (f" scale{more[1]}" if scaled else ""),
         },
         "scale": {"long_name": "step of the int8 embedding; NaN where there is no vector", "units": "1"},
         "status": {

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.consolidate.blocks import Sampling, Spot
-from embedcube.cube.encoding import int8_bound
+from embedcube.cube.encoding import bound_of_numbers
 
 DUPLICATE_BOUND = 0.001
 """share of different vectors that may be at a second place, all of them equally far from the first one"""
@@ -57,7 +57,8 @@ class Features:
         values = own[seen]
         bound = np.abs(values).astype(np.float64) * 1e-6
         if cube.has_scale(spot.zone):
-            bound = int8_bound(cube.stored(spot.zone, "scale", spot.t, *spot.cells)[spot.inner][seen])[:, None]
+            scale = cube.stored(spot.zone, "scale", spot.t, *spot.cells)[spot.inner][seen]
+            bound = bound_of_numbers(scale, cube.offset(spot.zone))
         self._low = np.maximum(self._low, (values - bound).max(axis=0))
         self._high = np.minimum(self._high, (values + bound).min(axis=0))
         self._largest = np.maximum(self._largest, np.abs(values).max(axis=0))

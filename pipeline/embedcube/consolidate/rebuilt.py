@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from embedcube.campaign.plan import LayerPlan, Shard
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, make_grid
+from embedcube.campaign.vectors import CENTRE
 from embedcube.campaign.verdicts import Verdict, Verdicts
 from embedcube.campaign.zones import layout_of, sample_list
 from embedcube.cube.reader import Cube
@@ -103,7 +105,17 @@ def _layer(cube: Cube, campaign: Campaign, name: str, about: dict[str, Any], sce
         versions=planned["versions"],
         plugins=tuple(planned["plugins"]),
         empty=(),
+        offset=_offset(cube, name) if layer.centre else (),
     )
+
+
+def _offset(cube: Cube, name: str) -> tuple[float, ...]:
+    """The offset of a centred layer: that of the weights where the cube keeps these, else the cube's own."""
+    kept = cube.provenance.weights(name)
+    if kept is None:
+        stored = cube.offset(cube.zones_of(name)[0])
+        return () if stored is None else tuple(stored.tolist())
+    return tuple(safetensors.numpy.load(kept)[CENTRE].tolist())
 
 
 def _place(cube: Cube, zone: str, grid: Grid | SampleList, layout: ShardLayout) -> ShardRange:

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedcube.campaign.inventory import scenes_as_planned
 from embedcube.campaign.run_folder import RunDir
@@ -16,8 +17,8 @@ from embedcube.consolidate.findings import Finding
 from embedcube.cube.encoding import (
     LARGEST_NUMBER,
     LEAST_COSINE,
+    bound_of_numbers,
     decode,
-    int8_bound,
 )
 from embedcube.cube.provenance import arrays_in
 from embedcube.cube.reader import Cube
@@ -117,7 +118,7 @@ def _compared(layer: _LayerAgain, again: "EncodedShard", least_cosine: dict[str,
 
     # the same pixels again: the vectors before they are quantised, and those of the exact kernel
     given = embed_stage(replace(again.read, context=replace(layer.context, encoding="float32"))).cells
-    yield from _bound(again.read.shard, again.cells, given)
+    yield from _bound(again.read.shard, again.cells, given, layer.context.offset)
     if layer.exact is not None:
         full = embed_stage(replace(again.read, context=layer.exact)).cells
         name = again.read.shard.layer
@@ -184,7 +185,9 @@ def _least_cosine(cells: "Cells", others: "Cells") -> float:
     return float((np.einsum("nd,nd->n", x[kept], y[kept]) / lengths[kept]).min(initial=1.0))
 
 
-def _bound(shard: "Shard", stored: "Cells", exact: "Cells") -> Iterator[Finding]:
+def _bound(
+    shard: "Shard", stored: "Cells", exact: "Cells", offset: NDArray[np.float32] | None = None
+) -> Iterator[Finding]:
     """Numbers are stored where the encoding can hold them, and differ from the backbone's by no more than is stated."""
     x, q = exact.arrays["embedding"], stored.arrays["embedding"]
     encoding = q.dtype.name
@@ -197,7 +200,7 @@ def _bound(shard: "Shard", stored: "Cells", exact: "Cells") -> Iterator[Finding]
     kept &= held
     if q.dtype == np.int8:
         scale = stored.arrays["scale"][kept]
-        off = np.abs(decode(q[kept], scale).astype(np.float64) - x[kept]) - int8_bound(scale)[:, None]
+        off = np.abs(decode(q[kept], scale, offset).astype(np.float64) - x[kept]) - bound_of_numbers(scale, offset)
     elif q.dtype == np.float16:
         # below the smallest normal number the step is fixed
         off = np.abs(q[kept].astype(np.float64) - x[kept]) - np.maximum(np.abs(x[kept]), 6.2e-5) * 2.0**-11

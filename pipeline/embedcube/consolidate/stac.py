@@ -20,6 +20,7 @@ from embedcube.campaign.boxes import GLOBE, Box, footprint, in_range
 from embedcube.campaign.run_folder import write_atomically
 from embedcube.consolidate.model_item import add_weights, model_item
 from embedcube.consolidate.seal import SEAL, seal_of
+from embedcube.cube.encoding import OFFSET
 from embedcube.cube.listed import is_list
 from embedcube.cube.reader import Cube
 
@@ -92,6 +93,7 @@ def _item(cube: Cube, zone: str, provenance: dict[str, Any]) -> pystac.Item:
         "cube:variables": {
             "embedding": {"type": "data", "dimensions": [*named, "feature"], "unit": "1"},
             **{name: {"type": "auxiliary", "dimensions": named} for name in beside},
+            **({} if cube.offset(zone) is None else {OFFSET: {"type": "auxiliary", "dimensions": ["feature"]}}),
         },
         "emb:type": about["geoemb:type"],
         "emb:dimensions": about["geoemb:dimensions"],

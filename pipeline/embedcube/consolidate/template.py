@@ -21,6 +21,7 @@ from embedcube.consolidate.attributes import (
 )
 from embedcube.consolidate.listed import sample_coordinates
 from embedcube.cube.arrays import ArraySpec, layer_specs
+from embedcube.cube.encoding import OFFSET
 from embedcube.grid import Grid
 from embedcube.windows import Window
 from embedcube.zones import SampleList
@@ -55,11 +56,16 @@ def _write_zone(zone: zarr.Group, layer: Layer, planned: LayerPlan, windows: tup
     for spec in cube_specs(planned):
         shape = tuple(sizes[name] for name in spec.dimensions)
         if spec.name not in zone:
-            about = array_attributes(spec.name, planned.encoding, mapped=isinstance(grid, Grid))
+            about = array_attributes(
+                spec.name, planned.encoding, mapped=isinstance(grid, Grid), centred=bool(planned.offset)
+            )
             spec.create(zone.store, f"{zone.path}/{spec.name}", shape, about)
     _write_times(zone, windows)
     features = np.arange(planned.dimensions, dtype=np.int32)
     _coordinate(zone, "feature", ("feature",), features, {"long_name": "number of the vector", "units": "1"})
+    if planned.offset:
+        about = {"long_name": "mean of the feature, to be added: value = embedding * scale + offset", "units": "1"}
+        _coordinate(zone, OFFSET, ("feature",), np.array(planned.offset, np.float32), about)
     if isinstance(grid, SampleList):
         for name, one in sample_coordinates(grid, layout).items():
             _coordinate(zone, name, *one)

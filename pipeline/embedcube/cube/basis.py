@@ -75,18 +75,23 @@ class Basis:
         return np.asarray((vectors - self.mean) @ self.components.T)
 
     def colours(
-        self, stored: NDArray[Any], scale: NDArray[np.float32] | None, valid: NDArray[np.bool_]
+        self,
+        stored: NDArray[Any],
+        scale: NDArray[np.float32] | None,
+        valid: NDArray[np.bool_],
+        offset: NDArray[np.float32] | None = None,
     ) -> NDArray[np.uint8]:
         """Colours (..., component) of stored vectors (..., feature), 1 to 255; 0 where `valid` (...) is false.
 
-        The stored numbers are multiplied as they are: `scale` is applied to the products.
+        The stored numbers are multiplied as they are: `scale` is applied to the products, and the products of the
+        `offset` of a centred layer are added.
         """
         offsets = self._to_colour[1]
         rows = stored.reshape(-1, stored.shape[-1])
         along = self._of_int8(rows) if rows.dtype == np.int8 else self._of_floats(rows)
         if scale is not None:
             along *= scale.reshape(-1, 1)
-        along += offsets
+        along += offsets if offset is None else offsets + (offset.astype(np.float64) @ factors).astype(np.float32)
         missing = ~valid.reshape(-1)
         along[missing] = 0
         np.rint(np.clip(along, 0, 254, out=along), out=along)
@@ -181,4 +186,4 @@ def sampled(
             stored = cube.stored(zone, "embedding", *region)[valid]
             scale = cube.stored(zone, "scale", *region)[valid] if cube.has_scale(zone) else None
             chosen = rng.permutation(len(stored))[:share]
-            yield decode(stored[chosen], None if scale is None else scale[chosen])
+            yield decode(stored[chosen], None if scale is None else scale[chosen], cube.offset(zone))

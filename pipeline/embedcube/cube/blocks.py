@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from embedcube.cube.chunks import read_box
 from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, decode
+from embedcube.cube.similar import Query
 from embedcube.cube.store import CubeStore, Time
 from embedcube.cube.within import Area, Within, area_in
 
@@ -28,6 +29,8 @@ class Block:
     """(y, x, feature) as stored"""
     scale: NDArray[np.float32] | None
     """(y, x) beside int8, NaN where there is no vector; None for other encodings"""
+    offset: NDArray[np.float32] | None
+    """(feature) of a centred layer"""
     status: NDArray[np.uint8]
     """(y, x)"""
     inside: NDArray[np.bool_] | None
@@ -36,7 +39,19 @@ class Block:
     @cached_property
     def vectors(self) -> NDArray[np.float32]:
         """Decoded vectors (y, x, feature); NaN where a cell has none."""
-        return decode(self.stored, self.scale)
+        return decode(self.stored, self.scale, self.offset)
+
+    def cosines(self, query: Query, cells: NDArray[Any] | None = None) -> NDArray[np.float32]:
+        """Cosines (cell) with a query: of all cells row by row, or of some, by a mask (y, x) or by their numbers.
+
+        What they are where a cell has no vector has no meaning.
+        """
+        if cells is not None and cells.dtype == bool:
+            cells = np.flatnonzero(cells)
+        stored, scale = self.stored.reshape(-1, self.stored.shape[-1]), None
+        if self.scale is not None and self.offset is not None:
+            scale = self.scale.ravel() if cells is None else self.scale.ravel()[cells]
+        return query.cosines(stored if cells is None else stored[cells], scale, self.offset)
 
     @cached_property
     def valid(self) -> NDArray[np.bool_]:
@@ -87,6 +102,7 @@ def blocks_in(cube: CubeStore, zone: str, area: Area | None, windows: list[int],
                         x=x,
                         stored=stored[t - times.start],
                         scale=None if scale is None else scale[t - times.start, *part],
+                        offset=cube.offset(zone),
                         status=status[t - times.start, *part],
                         inside=inside,
                     )

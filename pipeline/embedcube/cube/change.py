@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from embedcube.cube.blocks import tiles
 from embedcube.cube.chunks import read_box
-from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
+from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, directions
 from embedcube.cube.likeness import coordinates
 from embedcube.cube.store import CubeStore, Time
 from embedcube.errors import RequestError
@@ -82,6 +82,10 @@ class _Stored:
     """(y, x, feature)"""
     status: NDArray[np.uint8]
     """(y, x)"""
+    scale: NDArray[np.float32] | None
+    """(y, x) of a centred layer, whose vectors have no direction without it"""
+    offset: NDArray[np.float32] | None
+    """(feature) of a centred layer"""
 
     def placed(self, at: tuple[slice, ...], shape: tuple[int, int]) -> "_Stored":
         """The same in a larger rectangle, with cells that were not processed around it."""
@@ -89,23 +93,31 @@ class _Stored:
             return self
         vectors, status = np.zeros((*shape, self.vectors.shape[-1]), self.vectors.dtype), np.zeros(shape, np.uint8)
         vectors[at], status[at] = self.vectors, self.status
-        return _Stored(vectors=vectors, status=status)
+        scale = None
+        if self.scale is not None:
+            scale = np.full(shape, np.nan, np.float32)
+            scale[at] = self.scale
+        return _Stored(vectors=vectors, status=status, scale=scale, offset=self.offset)
 
     @property
     def units(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Vectors (y, x, feature) of length 1, zero where there is none, and whether there is one."""
-        return units_of(self.vectors, self.status)
+        return units_of(directions(self.vectors, self.scale, self.offset), self.status)
 
 
 def _read(cube: CubeStore, zone: str, windows: list[int], y: slice, x: slice) -> dict[int, _Stored]:
     """Some windows in a rectangle; those that share chunks are read together."""
-    depth = cube.array(zone, "embedding").chunks[0]
+    depth, offset = cube.array(zone, "embedding").chunks[0], cube.offset(zone)
     found: dict[int, _Stored] = {}
     for group in sorted({t // depth for t in windows}):
         chosen = [t for t in windows if t // depth == group]
         times = slice(min(chosen), max(chosen) + 1)
         vectors, status = (read_box(cube, zone, name, times, y, x) for name in ("embedding", "status"))
-        found |= {t: _Stored(vectors=vectors[t - times.start], status=status[t - times.start]) for t in chosen}
+        scale = None if offset is None else read_box(cube, zone, "scale", times, y, x)
+        for t in chosen:
+            at = t - times.start
+            own = None if scale is None else scale[at]
+            found[t] = _Stored(vectors=vectors[at], status=status[at], scale=own, offset=offset)
     return found
 
 

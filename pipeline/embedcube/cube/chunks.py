@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from embedcube.cube.encoding import to_values
 from embedcube.cube.objects import Chunks, Place
 
 _AT_ONCE = 8
@@ -27,6 +28,9 @@ class Readable(Protocol):
 
     def has_scale(self, zone: str) -> bool:
         """Whether the vectors are int8, each with its scale."""
+
+    def offset(self, zone: str) -> NDArray[np.float32] | None:
+        """What is added to each feature of int8 vectors that are centred; None in other layers."""
 
 
 def read_cells(
@@ -83,14 +87,14 @@ def read_vectors(cube: Readable, zone: str, t: slice, y: slice, x: slice) -> NDA
     chunks = cube.chunks(zone, "embedding")
     t, y, x, shape = _inside(chunks, t, y, x)
     scale = read_box(cube, zone, "scale", t, y, x)[..., None] if cube.has_scale(zone) else None
-    vectors = np.empty(shape, np.float32)
+    vectors, offset = np.empty(shape, np.float32), cube.offset(zone)
 
     def read(part: Part) -> None:
         chunk, own = chunks.read(part.place), vectors[part.to]
         # two steps, each in the cache, are quicker than one product of unlike types
         own[...] = chunks.fill if chunk is None else chunk[part.of]
         if scale is not None:
-            own *= scale[part.to]
+            to_values(own, scale[part.to], offset)
 
     _for_each(read, list(parts_of(chunks, t, y, x)), cube)
     return vectors
@@ -131,7 +135,7 @@ def read_outer(
 
     _for_each(read, list(product(*axes)), cube)
     if array == "vector" and cube.has_scale(zone):
-        values *= read_outer(cube, zone, "scale", at)[..., None]
+        to_values(values, read_outer(cube, zone, "scale", at)[..., None], _chosen(cube.offset(zone), features))
     return values
 
 
@@ -165,8 +169,13 @@ def read_points(
     _for_each(read, places, cube)
     if array == "vector" and cube.has_scale(zone):
         scale = read_points(cube, zone, "scale", at)
-        values *= scale if each else scale[:, None]
+        to_values(values, scale if each else scale[:, None], _chosen(cube.offset(zone), features))
     return values
+
+
+def _chosen(offset: NDArray[np.float32] | None, features: NDArray[np.int64] | None) -> NDArray[np.float32] | None:
+    """The offset of the features that are read."""
+    return offset if offset is None or features is None else offset[features]
 
 
 def stored_name(array: str) -> str:

@@ -10,7 +10,7 @@ from embedcube.cube.members import MOST_CHUNKS
 from embedcube.errors import RequestError
 from embedcube.printable import printable
 
-_RANKS = {"embedding": 4, "scale": 3, "status": 3, "n_obs": 3, "time": 1, "time_bnds": 2, "y": 1, "x": 1}
+_RANKS = {"embedding": 4, "scale": 3, "status": 3, "n_obs": 3, "time": 1, "time_bnds": 2, "y": 1, "x": 1, "offset": 1}
 
 _TYPES = {
     "embedding": ("int8", "float16", "float32"),
@@ -48,6 +48,15 @@ def check_array(where: str, name: str, array: Any) -> None:
             raise RequestError(f"{where}: {size:,} {along}, at most {most:,} can be read; its metadata are wrong")
     chunk, shard = check_chunks(where, array)
     _refuse_above(where, "chunks in an object", math.prod(shard) // math.prod(chunk), MOST_CHUNKS)
+
+
+def check_offset(where: str, offset: Any, features: int) -> None:
+    """Refuse an offset that is not one finite number of float32 for each feature, with a RequestError."""
+    if offset.shape != (features,) or str(offset.dtype) != "float32" or not all(map(math.isfinite, offset.tolist())):
+        raise RequestError(
+            f"{where}: {offset.size:,} numbers of type {offset.dtype}, expected one finite number of float32 for each "
+            f"of {features:,} features; its metadata are wrong"
+        )
 
 
 def check_whole(where: str, array: Any) -> None:

@@ -16,16 +16,64 @@ OUTSIDE = 255
 """Status of a place that is in no cell of a layer, among answers; never stored in a cube."""
 
 
-def decode(stored: NDArray[Any], scale: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    """Vectors in float32 of stored numbers; NaN where there is no vector, because the scale is NaN there."""
+OFFSET = "offset"
+"""Array (feature) of a zone whose layer is centred: what was subtracted from each feature before it was stored."""
+
+
+def decode(
+    stored: NDArray[Any], scale: NDArray[np.float32] | None, offset: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Vectors in float32 of stored numbers; NaN where there is no vector, because the scale is NaN there.
+
+    `offset` (feature) is that of a centred layer.
+    """
     values = stored.astype(np.float32)
-    return values if scale is None else values * scale[..., None]
+    if scale is not None:
+        to_values(values, scale[..., None], offset)
+    return values
+
+
+def to_values(numbers: NDArray[Any], scale: NDArray[np.float32], offset: NDArray[np.float32] | None) -> None:
+    """Make stored numbers, held in a type of floats, the values that they stand for, in place.
+
+    value = number * scale, and + offset in a centred layer. `scale` and `offset` have a shape that goes with `numbers`.
+    """
+    numbers *= scale
+    if offset is not None:
+        numbers += offset
+
+
+def directions(
+    stored: NDArray[Any], scale: NDArray[np.float32] | None, offset: NDArray[np.float32] | None
+) -> NDArray[Any]:
+    """Numbers (..., feature) with the directions of stored vectors: as they are stored, which needs no scale.
+
+    In a centred layer these have another direction: the values in float64.
+    """
+    if scale is None or offset is None:
+        return stored
+    values = stored.astype(np.float64)
+    to_values(values, scale[..., None], offset)
+    return values
 
 
 def int8_bound(scale: NDArray[np.float32]) -> NDArray[np.float64]:
     """Largest error of one number of an int8 vector: half a step plus the rounding of three float32 operations."""
     float32 = np.finfo(np.float32)
     return np.asarray(scale, np.float64) * (0.5 + 127 * 4 * float32.eps) + 127 * float(float32.smallest_subnormal)
+
+
+def bound_of_numbers(scale: NDArray[np.float32], offset: NDArray[np.float32] | None) -> NDArray[np.float64]:
+    """`int8_bound` of each number: (..., 1), or (..., feature) with the `offset` (feature) of a centred layer.
+
+    A centred layer has two operations more: one rounds a number of the stored range, one a number as large as the
+    offset.
+    """
+    bound = int8_bound(scale)[..., None]
+    if offset is None:
+        return bound
+    eps = float(np.finfo(np.float32).eps)
+    return bound + np.asarray(scale, np.float64)[..., None] * 127 * 2 * eps + np.abs(offset.astype(np.float64)) * eps
 
 
 def fill_value(encoding: Encoding) -> float | int:
@@ -59,3 +107,6 @@ ERROR_BOUNDS = {
     "float32": "exact",
 }
 """Largest difference between the vector that the backbone gave and the decoded one, by encoding."""
+
+CENTRED_BOUND = "abs(x - (embedding * scale + offset)) <= 0.5001 * scale + 1.2e-7 * abs(offset) for each number"
+"""The same for int8 in a centred layer."""

@@ -11,7 +11,7 @@ from shapely.geometry.base import BaseGeometry
 from embedcube.cube.blocks import blocks
 from embedcube.cube.chunks import read_cells
 from embedcube.cube.drawing import Mask, Place
-from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE
+from embedcube.cube.encoding import STATUS_MEANINGS, VALID, VALID_INCOMPLETE, directions
 from embedcube.cube.places import cells_beside, own_cells, places_of
 from embedcube.cube.similar import Query
 from embedcube.cube.store import Cell, CubeStore, Time
@@ -88,7 +88,9 @@ def _vector(cube: CubeStore, layer: str, one: Example, time: Time, own: list[Pla
     if not valid:
         statuses = " or ".join(sorted({STATUS_MEANINGS[own] for own in status.tolist()}))
         raise RequestError(f"{one}: no vector there, its status is {statuses}; choose another place or --time")
-    found = list(_over_time(cube, first, valid, "embedding"))
+    offset, stored = cube.offset(first.zone), _over_time(cube, first, valid, "embedding")
+    scale = None if offset is None else _over_time(cube, first, valid, "scale")
+    found = list(directions(stored, scale, offset))
     return Query.by_examples(found).vector if len(found) > 1 else found[0]
 
 
@@ -130,7 +132,8 @@ def _of_polygon(
     total, count = np.zeros(0), 0
     for block in blocks(cube, layer, polygon, time):
         inside = block.valid & (True if block.inside is None else block.inside)
-        vectors = block.stored[inside].astype(np.float64)
+        scale = None if block.scale is None else block.scale[inside]
+        vectors = directions(block.stored[inside], scale, block.offset).astype(np.float64)
         length = np.linalg.norm(vectors, axis=1)
         vectors = vectors[length > 0] / length[length > 0, None]
         total = vectors.sum(axis=0) + (total if count else 0)

@@ -43,9 +43,9 @@ def cosines_of(
         wanted = block.valid if block.inside is None else block.valid & block.inside
         cosines = np.full(wanted.shape, np.nan, np.float32)
         if wanted.all():
-            cosines[...] = query.cosines(block.stored.reshape(-1, block.stored.shape[-1])).reshape(wanted.shape)
+            cosines[...] = block.cosines(query).reshape(wanted.shape)
         else:
-            cosines[wanted] = query.cosines(block.stored[wanted])
+            cosines[wanted] = block.cosines(query, wanted)
         maps[block.zone][windows[block.zone].index(block.t), block.y, block.x] = cosines
     return maps
 

@@ -9,6 +9,7 @@ import shapely
 from numpy.typing import NDArray
 
 from embedcube.cube.blocks import Block, blocks_in
+from embedcube.cube.encoding import to_values
 from embedcube.cube.sample import times_of, vector_attributes
 from embedcube.cube.store import CubeStore, Time
 from embedcube.cube.within import STEP_DEGREES, Area, areas_in, rasterised, union
@@ -55,7 +56,7 @@ class _Sums:
             cells = area.cut(y, x) & block.valid[here]
             vectors = block.stored[here][cells].astype(np.float64)
             if block.scale is not None:
-                vectors *= block.scale[here][cells][:, None]
+                to_values(vectors, block.scale[here][cells][:, None], block.offset)
             self.count[parcel, window] += len(vectors)
             self.total[parcel, window] += vectors.sum(axis=0)
             self.squares[parcel, window] += np.square(vectors, out=vectors).sum(axis=0)

@@ -281,7 +281,7 @@ def _colours(
     if not valid.any():
         return np.zeros((*status.shape, 3), np.uint8)
     scale = cube.stored(zone, "scale", *region) if cube.has_scale(zone) else None
-    return basis.colours(cube.stored(zone, "embedding", *region), scale, valid)
+    return basis.colours(cube.stored(zone, "embedding", *region), scale, valid, cube.offset(zone))
 
 
 def _thin(finer: Any, coarser: Any) -> None:

@@ -90,7 +90,7 @@ class Cube(CubeStore):
         """The lines of `repr` about a layer."""
         zones = self.zones_of(layer)
         group, embedding = self.group(zones[0]), self.array(zones[0], "embedding")
-        windows = self.windows(zones[0])
+        windows, centred = self.windows(zones[0]), "" if self.offset(zones[0]) is None else " + offset"
         named = zones[0].split("/")[1] if len(zones) == 1 else f"{len(zones)}, from {zones[0]} to {zones[-1]}"
         if is_list(zones[0]):
             counts = f"{len(self.samples(zones[0]).ids):,} samples"
@@ -110,7 +110,7 @@ class Cube(CubeStore):
         except RequestError:
             shares = "unknown, as the cube has no provenance"
         return [
-            f"  {layer}: {embedding.shape[-1]} features as {embedding.dtype}, model {self.model(zones[0])}",
+            f"  {layer}: {embedding.shape[-1]} features as {embedding.dtype}{centred}, model {self.model(zones[0])}",
             f"    zones     {where}",
             f"    windows   {len(windows)}: {spans}",
             f"    cells     {counts} in each window",

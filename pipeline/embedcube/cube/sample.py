@@ -54,7 +54,7 @@ def sample_windows(cube: CubeStore, layer: str, places: Places, windows: list[in
         some = in_zone[has_vector[in_zone].any(axis=1)]
         at = (windows, chosen.rows[some], chosen.columns[some])
         scale = read_cells(cube, zone, "scale", *at) if cube.has_scale(zone) else None
-        decoded = decode(read_cells(cube, zone, "embedding", *at), scale)
+        decoded = decode(read_cells(cube, zone, "embedding", *at), scale, cube.offset(zone))
         vectors[some] = np.moveaxis(decoded, 0, 1)
     vectors[~has_vector] = np.nan
     return _dataset(cube, layer, places, windows, chosen, vectors, n_obs)

@@ -14,7 +14,7 @@ from embedcube.cube.segments import ABSENT, INCOMPLETE, SegmentEntry, VectorInde
 from embedcube.cube.similar import Query
 from embedcube.cube.store import CubeStore, Time
 from embedcube.cube.within import Area, Within, area_in
-from embedcube.errors import RequestError
+from embedcube.errors import RequestError, WorkError
 
 _BLOCK_ROWS = 1 << 16
 """vectors of a segment that are scored at once"""
@@ -71,7 +71,7 @@ def from_cube(
                 x=block.x.start,
                 width=wanted.shape[1],
                 number=number,
-                cosine=query.cosines(block.stored.reshape(-1, block.stored.shape[-1])[number]),
+                cosine=block.cosines(query, number),
                 incomplete=incomplete.ravel()[number],
             )
 
@@ -86,6 +86,7 @@ class IndexScan:
         self.index = index
         self._statuses = statuses
         zones = cube.zones_of(index.layer)
+        self._offset = cube.offset(zones[0])
         windows = {zone: set(cube.windows_of(zone, time)) for zone in zones}
         areas = {} if within is None else {zone: area_in(cube, zone, within) for zone in zones}
         self._parts: list[tuple[SegmentEntry, Mask | None]] = []
@@ -112,14 +113,14 @@ class IndexScan:
             if mask is None:
                 for first in range(0, len(segment.cell), _BLOCK_ROWS):
                     rows = slice(first, first + _BLOCK_ROWS)
-                    yield self._scored(query, entry, segment.cell[rows], segment.vectors[rows], None)
+                    yield self._scored(query, entry, [rows], None)
                     segment.forget()
                 continue
             found = segment.row[mask.y, mask.x][mask.inside]
             found = np.sort(found[found != ABSENT])
             for first in range(0, len(found), _BLOCK_ROWS):
                 part = found[first : first + _BLOCK_ROWS]
-                yield self._scored(query, entry, segment.cell[part], segment.vectors[part], None)
+                yield self._scored(query, entry, [part], None)
             segment.forget()
 
     def lists(self, query: Query, count: int) -> Iterator[Batch]:
@@ -134,24 +135,24 @@ class IndexScan:
                 for begin in range(first, last, _BLOCK_ROWS):
                     held.append(slice(begin, min(begin + _BLOCK_ROWS, last)))
                 if sum(rows.stop - rows.start for rows in held) >= _BLOCK_ROWS:
-                    yield self._joined(query, entry, held, mask)
+                    yield self._scored(query, entry, held, mask)
                     held = []
             if held:
-                yield self._joined(query, entry, held, mask)
+                yield self._scored(query, entry, held, mask)
             segment.forget()
 
-    def _joined(self, query: Query, entry: SegmentEntry, held: list[slice], mask: Mask | None) -> Batch:
-        """Score rows of several lists together: a list is short, and a call takes as long as hundreds of rows."""
+    def _scored(self, query: Query, entry: SegmentEntry, held: Sequence[Any], mask: Mask | None) -> Batch:
+        """Score rows of a segment; those of several lists together, as a call takes as long as hundreds of rows."""
         segment = self.index.segment(entry)
-        cell = np.concatenate([segment.cell[rows] for rows in held])
-        return self._scored(query, entry, cell, np.concatenate([segment.vectors[rows] for rows in held]), mask)
-
-    def _scored(
-        self, query: Query, entry: SegmentEntry, cell: NDArray[np.uint32], vectors: NDArray[Any], mask: Mask | None
-    ) -> Batch:
+        cell, vectors = _rows(segment.cell, held), _rows(segment.vectors, held)
+        scale = None
+        if self._offset is not None:
+            if segment.scale is None:
+                raise WorkError(f"{self.index.folder}: no scales in it; run `embedcube index-vectors` again")
+            scale = _rows(segment.scale, held)
         incomplete = (cell & np.uint32(INCOMPLETE)) != 0
         number = cell & np.uint32(INCOMPLETE - 1)
-        cosine = query.cosines(vectors)
+        cosine = query.cosines(vectors, scale, self._offset)
         if mask is not None:
             y, x = np.divmod(number.astype(np.int64), entry.width)
             cosine[~mask.holds(y, x)] = np.nan
@@ -167,6 +168,11 @@ class IndexScan:
             cosine=cosine,
             incomplete=incomplete,
         )
+
+
+def _rows(values: NDArray[Any], held: Sequence[Any]) -> NDArray[Any]:
+    """Rows of an array, given by slices or numbers."""
+    return values[held[0]] if len(held) == 1 else np.concatenate([values[rows] for rows in held])
 
 
 def _part_of(area: Area, entry: SegmentEntry) -> Mask | None:

@@ -2,7 +2,8 @@
 
     index.json                                 layers: centroids, and the segments with their places and digests
     <layer>/<digest>.centroids.safetensors     centroids int8 (list, feature)
-    <layer>/<digest>.segment.safetensors       the valid vectors of a block of cells in one window, list by list
+    <layer>/<digest>.segment.safetensors       the valid vectors of a block of cells in one window, list by list, and
+                                               in a centred layer the scale of each, without which it has no direction
 
 A segment holds the vectors as the cube stores them, so a search that reads all of them is exact. Its name is the digest
 of all that decides its bytes; nothing in it depends on the version of the cube, so versions share segments.
@@ -163,6 +164,8 @@ class Segment:
         try:
             self.vectors: NDArray[Any] = arrays["vectors"]
             """(row, feature) as the cube stores them, list by list"""
+            self.scale: NDArray[np.float32] | None = arrays.get("scale")
+            """(row): of a centred layer"""
             self.cell: NDArray[np.uint32] = arrays["cell"]
             """(row): y * width + x of the cell, in the segment, with the bit INCOMPLETE"""
             self.first: NDArray[np.int64] = arrays["first"]

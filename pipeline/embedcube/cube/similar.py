@@ -2,6 +2,12 @@
 
 Both ways give the same bits. Stored int8 are multiplied as whole numbers, which have no rounding: the sums are exact,
 and only the last division rounds. `scale` is not needed, as a cosine does not depend on the length of a vector.
+
+A centred layer stores q of v = q * s + o, with the scale s of the vector and the offset o of the layer. There
+
+    v . u = s (q . u) + o . u        v . v = s^2 (q . q) + 2 s (q . o) + o . o
+
+so products of whole numbers suffice again: with q, and with planes of u and of o.
 """
 
 from collections.abc import Sequence
@@ -42,6 +48,12 @@ _BLOCK_ROWS = 1 << 14
 
 _MOST_PLANES = 4
 """int8 vectors whose sum stands for one vector in float64; four have an error below 1e-9 of its largest number"""
+
+_CENTRED_PLANES = 6
+"""the same in a centred layer: an error below 1e-14, as sums of unlike signs may be far smaller than their parts"""
+
+_LEAST_LENGTH = 3e-7
+"""length of a vector of a centred layer, beside those of its parts, below which it is the rounding of float32"""
 
 _PRECISION = 1e-7
 """error of a cosine at which no more planes are added"""
@@ -101,18 +113,17 @@ class Query:
 
         A vector that was stored as int8 needs one plane.
         """
-        rest, planes, steps = self.vector.copy(), list[NDArray[np.int8]](), list[float]()
-        step = float(np.abs(rest).max()) / 127
-        while len(planes) < _MOST_PLANES and (not planes or np.linalg.norm(rest) > _PRECISION):
-            plane = np.rint(rest / step)
-            rest -= plane * step
-            planes.append(plane.astype(np.int8))
-            steps.append(step)
-            step /= 254
-        return np.stack(planes), np.array(steps)
+        return _planes_of(self.vector, _MOST_PLANES, _PRECISION)
 
-    def cosines(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+    def cosines(
+        self,
+        stored: NDArray[Any],
+        scale: NDArray[np.float32] | None = None,
+        offset: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
         """Cosine of each stored vector (cell, feature) with the query: (cell). The error is below 1e-6.
+
+        `scale` (cell) and `offset` (feature) are those of a centred layer; in others no scale is needed.
 
         A vector of length zero has no direction: NaN. Which cells have a vector is said by `status`, never by the
         numbers here, so the caller takes cells without one out.
@@ -125,6 +136,9 @@ class Query:
             return np.empty(0, np.float32)
         if stored.dtype != np.int8:
             return self._of_floats(stored)
+        if offset is not None:
+            assert scale is not None
+            return self._centred(stored, scale, offset)
         return self._by_numpy(stored) if _numkong is None else self._by_numkong(stored)
 
     @cached_property
@@ -158,13 +172,38 @@ class Query:
 
     def _cosine(self, products: NDArray[Any], squares: NDArray[Any]) -> NDArray[np.float64]:
         """Cosines of whole numbers: products (cell, plane) with the planes, and sums of squares (cell)."""
-        steps = self._planes[1]
-        # plane by plane: a product of matrices would add in an order of its own
-        along = products[:, 0] * steps[0]
-        for plane in range(1, len(steps)):
-            along += products[:, plane] * steps[plane]
+        along = _summed(products, self._planes[1])
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(np.clip(along / np.sqrt(squares, dtype=np.float64), -1, 1))
+
+    def _centred(
+        self, stored: NDArray[np.int8], scale: NDArray[np.float32], offset: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Cosines with vectors stored * scale + offset, from exact products of whole numbers."""
+        added = offset.astype(np.float64)
+        of_query, of_offset = (_planes_of(one, _CENTRED_PLANES, 0.0) for one in (self.vector, added))
+        planes, count = np.concatenate([of_query[0], of_offset[0]]), len(of_query[1])
+        packed = None if _numkong is None else _numkong.dots_pack(planes)
+        along_offset, square = float(added @ self.vector), float(added @ added)
+        cosines = np.empty(len(stored), np.float32)
+        step = _BLOCK_ROWS if packed is not None else max(1, _BLOCK_NUMBERS // stored.shape[1])
+        for first in range(0, len(stored), step):
+            rows = np.ascontiguousarray(stored[first : first + step])
+            if packed is None:
+                products, squares = _products(rows, planes), np.einsum("cf,cf->c", rows, rows, dtype=np.int64)
+            else:
+                assert _numkong is not None
+                products = np.asarray(_numkong.dots_packed(rows, packed))
+                squares = np.atleast_1d(np.asarray(_numkong.dot(rows, rows)))
+            steps = scale[first : first + step].astype(np.float64)
+            own = steps * steps * squares
+            length = own + 2 * steps * _summed(products[:, count:], of_offset[1]) + square
+            along = steps * _summed(products[:, :count], of_query[1]) + along_offset
+            length[length <= _LEAST_LENGTH**2 * (own + square)] = 0
+            with np.errstate(invalid="ignore", divide="ignore"):
+                found = np.where(length > 0, along / np.sqrt(length), np.nan)
+            cosines[first : first + len(rows)] = np.clip(found, -1, 1)
+        return cosines
 
     def _of_floats(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         cosines = np.empty(len(stored), np.float32)
@@ -175,6 +214,33 @@ class Query:
                 found = rows @ self.vector / np.sqrt(np.einsum("cf,cf->c", rows, rows))
             cosines[first : first + len(rows)] = np.clip(found, -1, 1)
         return cosines
+
+
+def _planes_of(
+    vector: NDArray[np.float64], most: int, precision: float
+) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    """Vectors (plane, feature) and factors (plane) whose sum of products is a vector; at most so many.
+
+    No more are added where what is left has a length of `precision` or less.
+    """
+    rest, planes, steps = vector.copy(), list[NDArray[np.int8]](), list[float]()
+    step = float(np.abs(rest).max()) / 127 or 1.0
+    while len(planes) < most and (not planes or np.linalg.norm(rest) > precision):
+        plane = np.rint(rest / step)
+        rest -= plane * step
+        planes.append(plane.astype(np.int8))
+        steps.append(step)
+        step /= 254
+    return np.stack(planes), np.array(steps)
+
+
+def _summed(products: NDArray[Any], steps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sums (cell) of products (cell, plane) times the factors of the planes."""
+    # plane by plane: a product of matrices would add in an order of its own
+    along: NDArray[np.float64] = products[:, 0] * steps[0]
+    for plane in range(1, len(steps)):
+        along += products[:, plane] * steps[plane]
+    return along
 
 
 def nearest(stored: NDArray[np.int8], centroids: NDArray[np.int8]) -> NDArray[np.int64]:

@@ -18,8 +18,8 @@ from zarr.abc.store import Store
 
 from embedcube.cube.arrays import ARRAYS
 from embedcube.cube.chunks import read_box, read_vectors
-from embedcube.cube.claims import check_array, check_zone
-from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
+from embedcube.cube.claims import check_array, check_offset, check_zone
+from embedcube.cube.encoding import OFFSET, VALID, VALID_INCOMPLETE
 from embedcube.cube.listed import NO_MAP, AsMap, ListedGroup, SampleTable, is_list
 from embedcube.cube.members import SHARD_CELLS, cells_in
 from embedcube.cube.objects import Chunks, Objects
@@ -75,6 +75,7 @@ class CubeStore:
         self._objects: dict[tuple[str, str], Objects] = {}
         self._windows: dict[str, tuple[Window, ...]] = {}
         self._samples: dict[str, SampleTable] = {}
+        self._offsets: dict[str, NDArray[np.float32] | None] = {}
         if "embedcube:what" not in self._root.attrs:
             raise RequestError(f"{self.address}: a Zarr group, but not a cube of embedcube")
 
@@ -229,6 +230,7 @@ class CubeStore:
                 self.array(zone, name)
             if self.has_scale(zone):
                 self.array(zone, "scale")
+                self.offset(zone)
         except KeyError as error:
             raise RequestError(f"{self.address}: {zone} has no {printable(error, 100)}") from None
         self.windows(zone)
@@ -259,6 +261,20 @@ class CubeStore:
     def has_scale(self, zone: str) -> bool:
         """Whether the vectors are int8, each with its scale."""
         return bool(self.array(zone, "embedding").dtype == np.int8)
+
+    def offset(self, zone: str) -> NDArray[np.float32] | None:
+        """What is added to each feature of int8 vectors that are centred: (feature); None in other layers.
+
+        It is read once; a RequestError says that there is not one number for each feature.
+        """
+        if zone not in self._offsets:
+            found = None
+            if self.has_scale(zone) and OFFSET in self.group(zone):
+                found = np.asarray(self.array(zone, OFFSET)[...])
+                features = int(self.array(zone, "embedding").shape[-1])
+                check_offset(f"{self.address}: {zone}/{OFFSET}", found, features)
+            self._offsets[zone] = found
+        return self._offsets[zone]
 
     def axes(self, zone: str) -> int:
         """Number of dimensions of the zone's arrays, without `feature`."""

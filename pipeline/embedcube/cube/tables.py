@@ -87,7 +87,8 @@ def rows_of_windows(
 def _decoded(cube: CubeStore, zone: str, t: int | slice, samples: int | slice) -> NDArray[np.float32]:
     """Vectors ([time, ][sample, ][y, x, ]feature) of some samples in some windows, or of one."""
     group = cube.group(zone)
-    return decode(group["embedding"][t, samples], group["scale"][t, samples] if "scale" in group else None)
+    scale = group["scale"][t, samples] if "scale" in group else None
+    return decode(group["embedding"][t, samples], scale, cube.offset(zone))
 
 
 def _mean(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -27,7 +27,7 @@ from embedcube.backbones.base import Chips
 from embedcube.campaign.plan import Shard
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.verdicts import Reason
-from embedcube.cube.encoding import FAILED, fill_value
+from embedcube.cube.encoding import FAILED, OFFSET, fill_value
 from embedcube.grid import ShardLayout
 from embedcube.kernel.device import DeviceTimings, OnDevice, exact_products
 from embedcube.kernel.layer import LayerContext
@@ -143,7 +143,8 @@ def to_device(shard: Shard, sample: Sample, context: LayerContext) -> OnDevice:
     lonlat_yxn = np.stack(degrees, axis=-1).astype(np.float32)
     arrays = {"x_tcyx": sample.x_tcyx, "clear_tsyx": sample.clear_tsyx, "lonlat_yxn": lonlat_yxn}
     arrays |= {"dates_tmd": dates_of(context.frames[shard.t]), "valid_yx": sample.valid_yx}
-    return OnDevice(arrays | {"mean_c": context.mean, "std_c": context.std}, context.device)
+    arrays |= {"mean_c": context.mean, "std_c": context.std}
+    return OnDevice(arrays | ({} if context.offset is None else {OFFSET: context.offset}), context.device)
 
 
 def embed_stage(read: ReadShard) -> EmbeddedShard:
@@ -166,7 +167,7 @@ def embed_stage(read: ReadShard) -> EmbeddedShard:
         with steps.step("forward"):
             vectors = forward(context, batch)[: len(places)]
         with steps.step("quantise"):
-            _keep(stored, pixels["valid_yx"], places, vectors, context)
+            _keep(stored, pixels, places, vectors, context)
     with steps.step("quantise"):
         arrays = {name: tensor.cpu().numpy() for name, tensor in stored.items()}
     steps.done(time.perf_counter() - start_s)
@@ -267,13 +268,13 @@ def in_precision(context: LayerContext) -> torch.autocast:
 
 def _keep(
     stored: Mapping[str, torch.Tensor],
-    valid_yx: torch.Tensor,
+    pixels: Mapping[str, torch.Tensor],
     places: Sequence[tuple[int, int]],
     vectors: torch.Tensor,
     context: LayerContext,
 ) -> None:
     """Put the stored numbers of valid cells into their places; cells whose vectors cannot be stored stay empty."""
-    quantised = quantise(vectors, context.encoding)
+    quantised, valid_yx = quantise(vectors, context.encoding, pixels.get(OFFSET)), pixels["valid_yx"]
     for n, (i, j) in enumerate(places):
         block = _cells_of(i, j, context.layout)
         kept = valid_yx[block] & quantised.held[n]

@@ -31,13 +31,15 @@ class LayerInput:
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
-    """The mean and the standard deviation of each channel: chips are normalised with them."""
+    """The mean and the standard deviation of each channel: chips are normalised with them; and the mean of features."""
 
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
     masks: bool = False
     """whether the backbone leaves masked pixels out, and says by a vector of NaN that a cell has no usable pixel;
     otherwise masked pixels are the mean"""
+    offset: NDArray[np.float32] | None = None
+    """(feature): subtracted from each vector before it is stored as int8; None in a layer that is not centred"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,11 @@ class LayerContext:
     def std(self) -> NDArray[np.float32]:
         """The standard deviation of each channel."""
         return self.normalisation.std
+
+    @property
+    def offset(self) -> NDArray[np.float32] | None:
+        """The mean of each feature, in a centred layer."""
+        return self.normalisation.offset
 
     @property
     def counted(self) -> list[int]:

@@ -5,10 +5,13 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from embedcube.backbones.base import Weights, leaves_masked_out, make_backbone
 from embedcube.campaign.schema import Campaign, make_grid
+from embedcube.campaign.vectors import CENTRE
 from embedcube.campaign.zones import layout_of
+from embedcube.errors import RequestError
 from embedcube.kernel.compile import Compiled
 from embedcube.kernel.layer import LayerContext, LayerInput, Normalisation
 from embedcube.sources.base import counted_archives, make_source
@@ -65,6 +68,8 @@ def make_context(
     backbone = make_backbone(campaign, layer_name)
     nothing = np.zeros(inputs[-1].channels.stop, dtype=np.float32)
     mean, std = (nothing, nothing) if weights is None else (weights.mean, weights.std)
+    dimensions = 0 if weights is None else backbone.dimensions(weights)
+    offset = _offset(layer_name, weights, dimensions) if weights and layer.centre else None
     return LayerContext(
         zones={SAMPLES: samples}
         if samples is not None
@@ -76,8 +81,19 @@ def make_context(
         batch=batch,
         encoding=layer.encoding,
         precision=layer.precision,
-        dimensions=0 if weights is None else backbone.dimensions(weights),
-        normalisation=Normalisation(mean=mean, std=std, masks=leaves_masked_out(backbone)),
+        dimensions=dimensions,
+        normalisation=Normalisation(mean=mean, std=std, masks=leaves_masked_out(backbone), offset=offset),
         module=module,
         device=device,
     )
+
+
+def _offset(name: str, weights: Weights, dimensions: int) -> NDArray[np.float32]:
+    """The mean of each feature of a centred layer."""
+    offset = weights.tensors[CENTRE]
+    if offset.shape != (dimensions,) or offset.dtype != np.float32 or not np.isfinite(offset).all():
+        raise RequestError(
+            f"layers.{name}.weights: `centre` needs {dimensions} finite numbers of float32, {CENTRE} of the file has "
+            f"the shape {offset.shape} and the type {offset.dtype}; remove the file and run `embedcube fit` again"
+        )
+    return offset

@@ -28,13 +28,16 @@ class Quantised:
     """(...) bool: and the encoding can hold each of them; what is stored for other vectors has no meaning"""
 
 
-def quantise(vectors: torch.Tensor, encoding: Encoding) -> Quantised:
+def quantise(vectors: torch.Tensor, encoding: Encoding, offset: torch.Tensor | None = None) -> Quantised:
     """Float32 vectors (..., D) as stored numbers; the same on every device that divides as IEEE 754 says.
 
     `int8` is per-vector absmax: s = max|x| / 127, q = round(x / s), half to even. The norm survives; no number is
-    off by more than `encoding.int8_bound(s)`. A vector of zeros has s = 0. float16 holds numbers up to 65,504, and none
+    off by more than `encoding.int8_bound(s)`. A vector of zeros has s = 0. In a centred layer x is the vector without
+    the layer's `offset` (D); other encodings do not use it. float16 holds numbers up to 65,504, and none
     of those above that it would round to 65,504.
     """
+    if offset is not None and encoding == "int8":
+        vectors = vectors - offset
     # the largest number of a vector that holds NaN is NaN
     largest = vectors.abs().amax(dim=-1)
     finite = largest.isfinite()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedcube.backbones.base import Backbone, Weights, make_backbone
-from embedcube.backbones.reduced import Reduced
+from embedcube.backbones.from_vectors import FromVectors
 from embedcube.backbones.weights import checkpoint_of, is_ours, packed, parse_weights, read_weights, write_weights
 from embedcube.campaign.base import open_base
 from embedcube.campaign.inventory import read_inventory
@@ -101,7 +101,9 @@ def fetch(campaign: Campaign, run: RunDir) -> dict[str, str]:
         asking = campaign.model_copy(update={"layers": {**campaign.layers, name: named}})
         taken = _taken(asking, name, make_backbone(asking, name))
         if not isinstance(taken, bytes):
-            raise RequestError(f"layers.{name}: fetch its weights without `reduce`, and name their file with `weights`")
+            raise RequestError(
+                f"layers.{name}: fetch its weights without `reduce` and `centre`, and name their file with `weights`"
+            )
         write_weights(run, name, taken)
         fetched[name] = _digest_of(file)
     return fetched
@@ -144,7 +146,7 @@ def _taken(campaign: Campaign, name: str, backbone: Backbone) -> bytes | Weights
         return data
     try:
         loaded = backbone.load(data)
-        return loaded if isinstance(backbone, Reduced) else packed(campaign, name, loaded, period="")
+        return loaded if isinstance(backbone, FromVectors) else packed(campaign, name, loaded, period="")
     except ValueError as error:
         raise RequestError(f"layers.{name}.weights: {layer.weights}: {error}") from None
 
@@ -176,7 +178,7 @@ def _fitted(
         scenes = read_inventory(campaign, run)
         refuse_too_large(scenes, campaign.layers[name].archives, campaign.how)
         passed_over = dict[str, str]()
-        if isinstance(backbone, Reduced) and (loaded or backbone.vector_chips != backbone.fit_chips):
+        if isinstance(backbone, FromVectors) and (loaded or backbone.vector_chips != backbone.fit_chips):
             if (begun := loaded) is None:
                 sample, passed_over = fit_sample(campaign, name, scenes, backbone.fit_chips, progress)
                 begun = backbone.begin(sample)

@@ -164,6 +164,7 @@ def _plan_layer(
         reading=advice.words,
         better_chips=advice.shard_chips,
         resampled=resampled_on(campaign, name, zones_of_layer, cuts, scenes),
+        offset=() if context.offset is None else tuple(context.offset.tolist()),
     )
     return planned, zones
 

@@ -167,7 +167,7 @@ def segment_shards(side: int, windows: int, vector_bytes: int) -> int:
 
 def _tasks(cube: Cube, layer: str, centroids: str, elsewhere: dict[str, tuple[str, str]]) -> Iterator[SegmentTask]:
     """Blocks of shards of a layer, counted from the origin of its lattice, so that a wider region shares them."""
-    objects = cube.provenance.digests
+    objects, offset = cube.provenance.digests, cube.offset(cube.zones_of(layer)[0])
     blocks: dict[tuple[str, int, int, int], dict[int, dict[tuple[int, int], int]]] = defaultdict(
         lambda: defaultdict(dict)
     )
@@ -178,6 +178,7 @@ def _tasks(cube: Cube, layer: str, centroids: str, elsewhere: dict[str, tuple[st
             above, left = _shards_before(cube, zone)
             block = (zone, t // array.chunks[0], (above + iy) // many, (left + ix) // many)
             blocks[block][t][iy, ix] = row
+    named = ("embedding", "status", *(() if offset is None else ("scale",)))
     digests = objects(sorted(row for block in blocks.values() for window in block.values() for row in window.values()))
     for (zone, *_), windows in sorted(blocks.items()):
         side = cube.shard_cells(zone)
@@ -198,13 +199,14 @@ def _tasks(cube: Cube, layer: str, centroids: str, elsewhere: dict[str, tuple[st
                     Member(
                         row=(iy - top) * side,
                         column=(ix - left) * side,
-                        objects=(digests[row]["embedding"], digests[row]["status"]),
+                        objects=tuple(digests[row][name] for name in named),
                     )
                     for (iy, ix), row in sorted(window.items())
                 )
                 for t, window in sorted(windows.items())
             },
             elsewhere=elsewhere,
+            offset="" if offset is None else hashlib.sha256(offset.tobytes()).hexdigest(),
         )
 
 

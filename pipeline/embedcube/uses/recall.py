@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedcube.cube.drawing import Drawing, Drawn, Place
+from embedcube.cube.encoding import directions
 from embedcube.cube.examples import Wanted
 from embedcube.cube.find import default_apart_m
 from embedcube.cube.scan import LISTS, IndexScan, Statuses
@@ -61,7 +63,8 @@ def check(
     apart_m = default_apart_m(cube, index.layer)
     scan = IndexScan(cube, index, Statuses(complete=True, incomplete=True), None, None)
     near, apart = (Drawing(cube, cube.zones_of(index.layer), metres) for metres in (0.0, apart_m))
-    chosen = [_query(index, number) for number in _numbers(index, queries)]
+    offset = cube.offset(cube.zones_of(index.layer)[0])
+    chosen = [_query(index, number, offset) for number in _numbers(index, queries)]
     truth = [
         [drawing.best(partial(scan.all, wanted.query), HITS, wanted.own) for drawing in (near, apart)]
         for wanted in chosen
@@ -105,14 +108,15 @@ def _numbers(index: VectorIndex, queries: int) -> list[int]:
     return [int(number) for number in np.sort(drawn)]
 
 
-def _query(index: VectorIndex, number: int) -> Wanted:
+def _query(index: VectorIndex, number: int, offset: NDArray[np.float32] | None) -> Wanted:
     """The vector of a cell, by its number among all rows of all segments."""
     for entry in index.listed.segments:
         if number < entry.cells:
             segment = index.segment(entry)
             y, x = divmod(int(segment.cell[number]) & (INCOMPLETE - 1), entry.width)
             own = Place(zone=entry.zone, y=entry.y + y, x=entry.x + x)
-            return Wanted(query=Query.of(np.array(segment.vectors[number])), own=[own])
+            scale = None if segment.scale is None else segment.scale[number]
+            return Wanted(query=Query.of(np.array(directions(segment.vectors[number], scale, offset))), own=[own])
         number -= entry.cells
     raise AssertionError
 

@@ -298,7 +298,7 @@ def _compared(cube: Cube, shard: "Shard", again: "EncodedShard", record: dict[st
         if equal:
             yield ArrayAgain(name=name, equal=True)
         elif name == "embedding":
-            yield _vectors(name, *(decode(one[name], one.get("scale")) for one in (stored, arrays)))
+            yield _vectors(name, *(decode(one[name], one.get("scale"), cube.offset(zone)) for one in (stored, arrays)))
         else:
             yield _numbers(name, stored[name], arrays[name])
 

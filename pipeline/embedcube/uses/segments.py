@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from embedcube.campaign.run_folder import fsync_folder, replacing
-from embedcube.cube.encoding import VALID, VALID_INCOMPLETE
+from embedcube.cube.encoding import VALID, VALID_INCOMPLETE, decode
 from embedcube.cube.reader import Cube
 from embedcube.cube.segments import (
     ABSENT,
@@ -45,8 +45,8 @@ class Member:
     row: int
     """row of cells of the segment at which it begins"""
     column: int
-    objects: tuple[str, str]
-    """SHA-256 of its vectors and of its status"""
+    objects: tuple[str, ...]
+    """SHA-256 of its vectors and of its status, and in a centred layer of its scales"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +71,14 @@ class SegmentTask:
     """by window"""
     elsewhere: dict[str, tuple[str, str]]
     """files of other versions, and their digests, by the name of the segment"""
+    offset: str = ""
+    """SHA-256 of the offset of a centred layer"""
 
     def name(self, t: int) -> str:
         """Name of the segment of a window: the digest of all that decides its bytes."""
         members = [[m.row, m.column, *m.objects] for m in self.members[t]]
         said = [FIND_VERSION, self.centroids, self.height, self.width, self.side, members]
+        said += [self.offset] if self.offset else []
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
@@ -150,33 +153,48 @@ def _sorted_vectors(
     """For each window the arrays of its segment: valid vectors by list, and within a list by place."""
     cube = Cube(task.cube)
     embedding, status = cube.array(task.zone, "embedding"), cube.array(task.zone, "status")
+    offset = cube.offset(task.zone)
     times = slice(windows[0], windows[-1] + 1)
     vectors: dict[int, list[NDArray[Any]]] = {t: [] for t in windows}
     cells: dict[int, list[NDArray[np.uint32]]] = {t: [] for t in windows}
+    scales: dict[int, list[NDArray[np.float32]]] = {t: [] for t in windows}
     for row, column in sorted({(m.row, m.column) for t in windows for m in task.members[t]}):
         y, x = (slice(at, at + task.side) for at in (task.y + row, task.x + column))
         stored, said = embedding[times, y, x], status[times, y, x]
+        scale = None if offset is None else cube.array(task.zone, "scale")[times, y, x]
         for t in windows:
             of_t = said[t - times.start]
             down, across = np.nonzero((of_t == VALID) | (of_t == VALID_INCOMPLETE))
             incomplete = np.where(of_t[down, across] == VALID_INCOMPLETE, INCOMPLETE, 0)
             vectors[t].append(stored[t - times.start][down, across])
+            if scale is not None:
+                scales[t].append(scale[t - times.start][down, across])
             cells[t].append(((down + row) * task.width + across + column + incomplete).astype(np.uint32))
         del stored
     for t in windows:
-        yield t, _by_list(vectors.pop(t), cells.pop(t), centroids, (task.height, task.width))
+        own, scale = vectors.pop(t), scales.pop(t)
+        which = [
+            nearest(as_int8(part if offset is None else decode(part, scale[i], offset)), centroids)
+            for i, part in enumerate(own)
+        ]
+        arrays, order = _by_list(own, cells.pop(t), np.concatenate(which), len(centroids), (task.height, task.width))
+        yield t, arrays | ({} if offset is None else {"scale": np.concatenate(scale)[order]})
 
 
 def _by_list(
-    parts: list[NDArray[Any]], cells: list[NDArray[np.uint32]], centroids: NDArray[np.int8], shape: tuple[int, int]
-) -> dict[str, NDArray[Any]]:
-    which = np.concatenate([nearest(as_int8(part), centroids) for part in parts])
+    parts: list[NDArray[Any]],
+    cells: list[NDArray[np.uint32]],
+    which: NDArray[np.int64],
+    lists: int,
+    shape: tuple[int, int],
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
+    """The arrays of a segment whose cells are in the lists `which`, of so many, and the order of its rows."""
     cell = np.concatenate(cells)
     order = np.lexsort((cell & np.uint32(INCOMPLETE - 1), which))
     # into the final array part by part: the vectors are held twice at most
     at = np.empty(len(order), np.int64)
     at[order] = np.arange(len(order))
-    vectors = np.empty((len(order), centroids.shape[1]), parts[0].dtype)
+    vectors = np.empty((len(order), parts[0].shape[1]), parts[0].dtype)
     begin = 0
     while parts:
         part = parts.pop(0)
@@ -185,5 +203,5 @@ def _by_list(
     cell = cell[order]
     row = np.full(shape[0] * shape[1], ABSENT, np.uint32)
     row[cell & np.uint32(INCOMPLETE - 1)] = np.arange(len(cell), dtype=np.uint32)
-    first = np.searchsorted(which[order], np.arange(len(centroids) + 1)).astype(np.int64)
-    return {"vectors": vectors, "cell": cell, "first": first, "row": row.reshape(shape)}
+    first = np.searchsorted(which[order], np.arange(lists + 1)).astype(np.int64)
+    return {"vectors": vectors, "cell": cell, "first": first, "row": row.reshape(shape)}, order

@@ -131,17 +131,18 @@ def _contexts(
 def _shuffled(weights: "Weights", seed: int) -> "Weights | None":
     """Weights with the numbers of each tensor in random order; None where there is no tensor of numbers.
 
-    The tables of `reduce` stay: they are no weights of the model, and shuffled they would keep no components. So do
-    the means and standard deviations of the parts of `concat`.
+    The tables of `reduce` and `centre` stay: they are no weights of the model, and shuffled they would keep no
+    components. So do the means and standard deviations of the parts of `concat`.
     """
     from embedcube.backbones.concat import is_normalisation
     from embedcube.backbones.reduced import TABLES
+    from embedcube.campaign.vectors import CENTRE
 
     rng = np.random.default_rng(seed)
     learned = {
         name: one
         for name, one in weights.tensors.items()
-        if one.dtype.kind == "f" and name not in TABLES and not is_normalisation(name)
+        if one.dtype.kind == "f" and name not in (*TABLES, CENTRE) and not is_normalisation(name)
     }
     if not learned:
         return None

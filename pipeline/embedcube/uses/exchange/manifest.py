@@ -74,7 +74,7 @@ def about_cube(cube: Cube, layers: tuple[str, ...]) -> dict[str, Any]:
             "model": model,
             "weights_sha256": attributes.get("embedcube:weights_sha256", ""),
             "sources": sources,
-            **{key: asked[key] for key in ("over_time", "reduce") if asked.get(key)},
+            **{key: asked[key] for key in ("over_time", "reduce", "centre") if asked.get(key)},
         }
     terms = [terms_of(uri) for uri in dict.fromkeys(uris)]
     return {

@@ -31,6 +31,8 @@ class WholeWindow:
     """(y, x, feature) as stored"""
     status: NDArray[np.uint8]
     """(y, x)"""
+    scale: NDArray[np.float32] | None
+    """(y, x) of a centred layer; elsewhere no direction needs it"""
 
     @property
     def valid(self) -> NDArray[np.bool_]:
@@ -40,7 +42,7 @@ class WholeWindow:
     @property
     def nbytes(self) -> int:
         """Bytes of memory."""
-        return self.embedding.nbytes + self.status.nbytes
+        return self.embedding.nbytes + self.status.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
 
 class Kept(Generic[K, T]):

@@ -119,7 +119,7 @@ async def read_point(holding: Holding, spots: list[tuple[Spot, list[int]]]) -> t
 
 def _described(holding: Holding, layer: str, spot: Spot, windows: list[int], stored: Stored) -> dict[str, Any]:
     attributes = holding.cube.group(spot.zone).attrs
-    vectors, valid = decode(stored.embedding, stored.scale), stored.valid.tolist()
+    vectors, valid = decode(stored.embedding, stored.scale, holding.cube.offset(spot.zone)), stored.valid.tolist()
     all_windows, status, n_obs = holding.cube.windows(spot.zone), stored.status.tolist(), stored.n_obs.tolist()
     return {
         "cube": holding.name,

@@ -134,7 +134,9 @@ class Reader:
         """One window of a zone; it is kept."""
 
         def read() -> WholeWindow:
-            return WholeWindow(embedding=self.flat(zone, "embedding", t), status=self.flat(zone, "status", t))
+            embedding, status = (self.flat(zone, name, t) for name in ("embedding", "status"))
+            scale = None if self._cube.offset(zone) is None else self.flat(zone, "scale", t)
+            return WholeWindow(embedding=embedding, status=status, scale=scale)
 
         return self._shelf.windows.made((self._name, zone, t), read)
 
@@ -146,15 +148,15 @@ class Reader:
         cosines = np.full(self._cube.array(zone, "status").shape[1:], np.nan, np.float32)
         if self.keeps(zone):
             window = self.whole(zone, t)
-            cosines[...] = query.cosines(window.embedding.reshape(-1, window.embedding.shape[-1])).reshape(
-                cosines.shape
-            )
+            stored, scale = window.embedding, None if window.scale is None else window.scale.ravel()
+            found = query.cosines(stored.reshape(-1, stored.shape[-1]), scale, self._cube.offset(zone))
+            cosines[...] = found.reshape(cosines.shape)
             # a stored zero would be like any other stored zero: only status tells
             cosines[~window.valid] = np.nan
             return cosines
         for block in blocks_in(self._cube, zone, None, [t], _BLOCK_CELLS):
             part = np.full(block.status.shape, np.nan, np.float32)
-            part[block.valid] = query.cosines(block.stored[block.valid])
+            part[block.valid] = block.cosines(query, block.valid)
             cosines[block.y, block.x] = part
         return cosines
 
@@ -192,7 +194,7 @@ class Reader:
         colours = np.zeros((*window.status.shape, 3), np.uint8)
         if basis is not None:
             scale = self.flat(zone, "scale", t) if self._cube.has_scale(zone) else None
-            colours = basis.colours(window.embedding, scale, window.valid)
+            colours = basis.colours(window.embedding, scale, window.valid, self._cube.offset(zone))
         return colours
 
     def _coloured(self, basis: Basis | None, zone: str, t: int, y: slice, x: slice) -> NDArray[np.uint8]:
@@ -201,7 +203,7 @@ class Reader:
         if basis is None or not valid.any():
             return np.zeros((*status.shape, 3), np.uint8)
         scale = self.flat(zone, "scale", t, y, x) if self._cube.has_scale(zone) else None
-        return basis.colours(self.flat(zone, "embedding", t, y, x), scale, valid)
+        return basis.colours(self.flat(zone, "embedding", t, y, x), scale, valid, self._cube.offset(zone))
 
     def _basis(self, zone: str) -> Basis | None:
         layer = zone.partition("/")[0]

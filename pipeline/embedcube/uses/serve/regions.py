@@ -75,6 +75,7 @@ def routes(served: Served) -> APIRouter:
 
         For each zone arrays "<zone>.embedding" (time, y, x, feature), "<zone>.scale", "<zone>.status", "<zone>.n_obs"
         (time, y, x), "<zone>.inside" (y, x), "<zone>.y" and "<zone>.x" (centres), "<zone>.time_bnds" (time, 2).
+        A vector of int8 is embedding * scale, + "<zone>.offset" (feature) in a layer that has one.
         """
         holding = served.cube(cube)
         # what is not there is 404, also for a client that has something else of this version
@@ -110,6 +111,8 @@ def _box(holding: Holding, parts: list[_Part]) -> bytes:
         }
         if stored.scale is not None:
             arrays[f"{name}.scale"] = stored.scale
+        if (offset := holding.cube.offset(part.zone)) is not None:
+            arrays[f"{name}.offset"] = offset
         a, _, left, _, e, top = group.attrs["spatial:transform"]
         arrays |= {
             f"{name}.inside": part.area.cut(y, x),
