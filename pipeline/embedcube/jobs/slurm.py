@@ -18,7 +18,7 @@ from typing import Any
 from submitit.slurm.slurm import SlurmExecutor as Submitit
 
 from embedcube.campaign.parts import recorded_recipes
-from embedcube.campaign.plan import read_plan, read_recipes
+from embedcube.campaign.plan import read_plan, tasks_of_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.seals import read_sealed, write_sealed
@@ -59,7 +59,10 @@ class SlurmExecutor:
         with only_submit(run):
             refuse_while_queued(run)
             done = recorded_recipes(run, whole=plan.verdicts.retries(campaign.how))
-            recipes = {task: set(read_recipes(run, plan, task)) for task in tasks}
+            recipes: dict[int, set[str]] = {task: set() for task in tasks}
+            for task, recipe in tasks_of_recipes(run, plan):
+                if task in recipes:
+                    recipes[task].add(recipe)
             left = tuple(task for task in tasks if not recipes[task] <= done)
             submission = new_submission(left, records=len(done), round_=plan.verdicts.round)
             submit_all(embed_jobs(campaign, site, run, left), campaign, site, run, submission)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from embedcube.campaign.parts import best_documents, best_records, version_of
-from embedcube.campaign.plan import read_any_plan, read_plan, tasks_of_recipes
+from embedcube.campaign.plan import is_planned, read_any_plan, read_plan, tasks_of_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.site import load_site
@@ -213,7 +213,7 @@ def _tasks(
 
     And the scenes that are out.
     """
-    there = run.plan.exists() and run.plan_summary.exists()
+    there = is_planned(run)
     try:
         read_plan(campaign, run)
     except RequestError as error:
