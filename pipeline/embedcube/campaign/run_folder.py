@@ -9,7 +9,7 @@ The run folder is the architecture: each stage reads files here and writes files
       weights/<layer>.safetensors, .json fit          a sample  -> frozen weights, and their digest
       weights/<layer>-<key>.pt2          plan         the compiled forward pass of a layer that asks for it
       plan.parquet, plan.json            plan         inventory -> shards with recipes, tasks, price; and digests
-      plan/<plan>-<number>.parquet       plan         instead of plan.parquet, where there are very many shards
+      plan/<token>-<number>.parquet      plan         instead of plan.parquet, where there are very many shards
       verdicts.json                      embed        scenes that were found broken while they were read
       pilot.json                         submit       the rows of the plan that are embedded first
       parts/<task>/<attempt>/<rank>/     embed        shards    -> a part (pack, records, quarantine)
