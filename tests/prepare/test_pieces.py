@@ -81,7 +81,8 @@ def planned(campaign: Campaign) -> Plan:
 
 def rows(campaign: Campaign, made: Plan) -> list[dict[str, Any]]:
     """All rows of the plan, in its order."""
-    return read_plan_columns(campaign.run, made, COLUMNS).to_pylist()
+    found: list[dict[str, Any]] = read_plan_columns(campaign.run, made, COLUMNS).to_pylist()
+    return found
 
 
 def facts(made: Plan) -> dict[str, Any]:

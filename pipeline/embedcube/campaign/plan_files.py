@@ -4,7 +4,7 @@ Rows are given some thousand at a time, with the recipes of the present round: t
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow
@@ -17,11 +17,31 @@ from embedcube.campaign.tables import read_pieces
 from embedcube.campaign.verdicts import Verdicts
 from embedcube.errors import RequestError
 
-if TYPE_CHECKING:
-    from embedcube.campaign.plan import Plan
+
+class Files(Protocol):
+    """What is read here of a plan."""
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of each file, by its name in the run folder."""
+
+    @property
+    def tasks(self) -> int:
+        """Number of tasks; the pilot is the one after the last."""
+
+    @property
+    def verdicts(self) -> Verdicts:
+        """The scenes that are out for all shards."""
+
+    @property
+    def seal(self) -> str:
+        """The digest of all rows in their order."""
+
+    def files_of(self, task: int | None) -> list[str]:
+        """Names of the files that may have rows of a task, or of all files."""
 
 
-def plan_pieces(run: RunDir, plan: "Plan", names: Sequence[str], task: int | None) -> Iterator[pyarrow.Table]:
+def plan_pieces(run: RunDir, plan: Files, names: Sequence[str], task: int | None) -> Iterator[pyarrow.Table]:
     """Columns of the rows of a task, or of all tasks, in the order of the plan.
 
     Only the files that may have rows of the task are read; each of them is checked whole before it is parsed.
@@ -90,7 +110,7 @@ def _texts(values: Sequence[str]) -> pyarrow.Array:
     return pyarrow.Array.from_buffers(pyarrow.string(), len(data), buffers)
 
 
-def _pilot_of(run: RunDir, plan: "Plan", names: Sequence[str]) -> pyarrow.Table:
+def _pilot_of(run: RunDir, plan: Files, names: Sequence[str]) -> pyarrow.Table:
     """The rows of the pilot, each a draw group of its own; none where no pilot was chosen."""
     rows: list[int] = []
     if run.pilot.exists():
