@@ -12,7 +12,7 @@ from tests.edge.scenes import Scene, two_bands_of, write_scene
 
 from embedcube.campaign.plan import read_any_plan
 from embedcube.prepare import blocks
-from embedcube.prepare.shards import cut
+from embedcube.prepare.shards import cut_in_pieces
 
 WEST, NORTH, BLOCK_PX = 600_000.0, 5_200_000.0, 512
 ROWS, COLS = 3 * BLOCK_PX, 2 * BLOCK_PX
@@ -77,9 +77,9 @@ def test_of_a_large_campaign_some_windows_are_tried(
 
     def counted(campaign: Any, *rest: Any) -> Any:
         windows.append(len(campaign.all_windows))
-        return cut(campaign, *rest)
+        return cut_in_pieces(campaign, *rest)
 
-    monkeypatch.setattr(blocks, "cut", counted)
+    monkeypatch.setattr(blocks, "cut_in_pieces", counted)
     shutil.copytree(prepared.file.parent, tmp_path / "copy")
     whole = Campaign(tmp_path / "copy" / prepared.file.name)
     days = [[f"2023-06-{day:02d}", f"2023-07-{day:02d}"] for day in range(1, 5)]

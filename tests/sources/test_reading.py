@@ -30,6 +30,7 @@ from embedcube.campaign.scene import Asset, Scene
 from embedcube.campaign.schema import Archive
 from embedcube.grid import Grid, PixelArea, ShardLayout, shards_touching
 from embedcube.prepare.draw_groups import ReadCost, draw_groups
+from embedcube.prepare.pieces import Pieces
 from embedcube.sources.reader import RasterReader
 from embedcube.sources.resample import read_onto
 from embedcube.sources.sentinel2.source import Sentinel2
@@ -254,7 +255,13 @@ def blocks_of(situation: Situation, shard: int) -> Iterator[tuple[tuple[int, str
 def foretold(situation: Situation, ranks: int, cache_bytes: int) -> ReadCost:
     """The cost of reading that `draw_groups` predicts."""
     return draw_groups(
-        situation.shards, situation.scenes, [JUNE], UTM32, situation.layout, ranks=ranks, cache_bytes=cache_bytes
+        Pieces.of(situation.shards),
+        situation.scenes,
+        [JUNE],
+        UTM32,
+        situation.layout,
+        ranks=ranks,
+        cache_bytes=cache_bytes,
     )
 
 
@@ -318,7 +325,7 @@ def test_the_plan_foretells_the_steps_that_windows_decode(spans: list[tuple[floa
         t=t, row=row, col=col, first=np.cumsum([0, *map(len, links)]),
         scenes=np.array([i for link in links for i in link]),
     )  # fmt: skip
-    cost = draw_groups(shards, [series, moment], windows, UTM32, layout, ranks=1000, cache_bytes=0)
+    cost = draw_groups(Pieces.of(shards), [series, moment], windows, UTM32, layout, ranks=1000, cache_bytes=0)
     inside = [[m for m in moments if m in window] for window in windows]
     field = 32 * 32 * 8
     expected = [

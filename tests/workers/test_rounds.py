@@ -21,8 +21,7 @@ from pyproj import Transformer
 from tests.conftest import Campaign, cube_bytes, in_shards
 from tests.edge.scenes import Scene, two_bands_of, write_scene
 
-from embedcube.campaign import plan as plan_module
-from embedcube.campaign import tables
+from embedcube.campaign import plan_files, tables
 from embedcube.campaign.how import How
 from embedcube.campaign.inventory import read_inventory
 from embedcube.campaign.load import load_campaign
@@ -181,14 +180,14 @@ def test_recipes_of_a_later_round_need_the_links_of_a_few_shards_at_once(
     """What `status` reads of a plan whose links memory does not hold."""
     plan = plan_of(finished)
     assert plan.verdicts.scenes
-    whole, sizes, without = tasks_of_recipes(finished.run, plan), list[int](), plan_module._without_broken
+    whole, sizes, without = tasks_of_recipes(finished.run, plan), list[int](), plan_files._without_broken
 
-    def counted(table: pyarrow.Table, verdicts: Verdicts) -> pyarrow.Table:
+    def counted(table: pyarrow.Table, verdicts: Verdicts, changed: bool) -> pyarrow.Table:
         sizes.append(len(table))
-        return without(table, verdicts)
+        return without(table, verdicts, changed)
 
     monkeypatch.setattr(tables, "_ROWS", 2)
-    monkeypatch.setattr(plan_module, "_without_broken", counted)
+    monkeypatch.setattr(plan_files, "_without_broken", counted)
     assert tasks_of_recipes(finished.run, plan) == whole
     assert sum(sizes) == len(whole) > max(sizes) == 2
 

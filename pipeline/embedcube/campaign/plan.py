@@ -4,7 +4,7 @@ Every recipe that is read here is the one without the scenes that are out (`verd
 """
 
 import hashlib
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -13,12 +13,13 @@ import pyarrow
 import pyarrow.compute
 from numpy.typing import NDArray
 
+from embedcube.campaign.plan_files import plan_pieces
 from embedcube.campaign.price import Price
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene
-from embedcube.campaign.schema import Campaign, Encoding
+from embedcube.campaign.schema import Campaign, Encoding, digest_of
 from embedcube.campaign.seals import read_digested, read_sealed, refused, write_sealed
-from embedcube.campaign.tables import inventory_digest, read_columns, read_pieces
+from embedcube.campaign.tables import inventory_digest
 from embedcube.campaign.verdicts import Verdicts, read_verdicts
 from embedcube.errors import RequestError
 from embedcube.grid import Grid, ShardLayout, ShardRange
@@ -69,8 +70,8 @@ class Shards:
     scenes: Ints
 
 
-_ROWS = 1 << 16
-"""rows of the plan that are Python objects at once"""
+_AT_ONCE = 1 << 16
+"""recipes that are hashed together"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +149,9 @@ class Plan:
     tasks: int
     price: Price
     files: dict[str, str]
-    """SHA-256 of each file of the plan, by its name"""
+    """SHA-256 of each file of the plan, by its name in the run folder; rows go on from one to the next"""
+    tasks_of: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """first and last task of each file of a plan that has several; empty where plan.parquet has all"""
     verdicts: Verdicts = field(default=Verdicts())
     """the scenes that are out for all shards; of a file of its own"""
 
@@ -156,6 +159,18 @@ class Plan:
     def digests(self) -> dict[str, str]:
         """What the verdicts of this plan are kept with: other verdicts may hold where one of them differs."""
         return {"campaign": self.campaign, "plan": self.plan, "inventory": self.inventory}
+
+    def files_of(self, task: int | None) -> list[str]:
+        """Names of the files that may have rows of a task, or of all files; of a pilot there are none."""
+        if task is None or not self.tasks_of:
+            return list(self.files)
+        return [name for name, (first, last) in self.tasks_of.items() if first <= task <= last]
+
+    @property
+    def seal(self) -> str:
+        """The digest of all rows in their order."""
+        [first, *more] = self.files.values()
+        return digest_of([first, *more]) if more else first
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -190,7 +205,7 @@ def read_any_plan(run: RunDir) -> Plan:
     Raises:
         RequestError: there is no plan, it is damaged, or another version of embedcube made it.
     """
-    if not (run.plan.exists() and run.plan_summary.exists()):
+    if not is_planned(run):
         raise RequestError(f"{run.plan}: there is no plan yet; run `embedcube plan` first")
     try:
         plan = _plan_of(read_sealed(run.plan_summary, "plan"))
@@ -199,7 +214,13 @@ def read_any_plan(run: RunDir) -> Plan:
     return replace(plan, verdicts=read_verdicts(run, plan.digests))
 
 
+def is_planned(run: RunDir) -> bool:
+    """Whether there are files of a plan, whatever is in them."""
+    return run.plan_summary.exists() and (run.plan.exists() or run.plan_folder.exists())
+
+
 def _plan_of(document: dict[str, Any]) -> Plan:
+    document["tasks_of"] = {name: tuple(tasks) for name, tasks in document.pop("tasks_of", {}).items()}
     layers = {name: _layer_plan(layer) for name, layer in document.pop("layers").items()}
     return Plan(layers=layers, price=Price(**document.pop("price")), **document)
 
@@ -218,8 +239,8 @@ def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[S
     """The draw groups of a task (or of all tasks), in the order in which they are drawn."""
     names = ("layer", "zone", "t", "row", "col", "recipe", "scenes", "task", "draw")
     groups: dict[tuple[int, int], list[Shard]] = {}
-    for batch in _columns(run, plan, names, task).to_batches(max_chunksize=_ROWS):
-        columns = (batch.column(name).to_pylist() for name in names)
+    for piece in plan_pieces(run, plan, names, task):
+        columns = (piece[name].to_pylist() for name in names)
         for layer, zone, t, row, col, recipe, scenes, task_of, draw in zip(*columns, strict=True):
             if layer not in plan.layers or zone not in plan.layers[layer].zones:
                 raise RequestError(
@@ -244,122 +265,59 @@ def read_shards(run: RunDir, plan: Plan, task: int | None = None) -> list[list[S
 
 def read_recipes(run: RunDir, plan: Plan, task: int | None = None) -> list[str]:
     """The recipe of each shard of a task (or of all tasks)."""
-    recipes: list[str] = _columns(run, plan, ("recipe",), task)["recipe"].to_pylist()
-    return recipes
+    return [recipe for piece in plan_pieces(run, plan, ("recipe",), task) for recipe in piece["recipe"].to_pylist()]
 
 
 def tasks_undone(run: RunDir, plan: Plan, done: Container[str]) -> tuple[int, ...]:
     """Numbers of the tasks that have a shard whose recipe is not in `done`; one read of the plan for all tasks."""
-    return tuple(sorted({task for task, recipe in tasks_of_recipes(run, plan) if recipe not in done}))
+    return tuple(sorted({task for task, recipe in _tasks_of_recipes(run, plan) if recipe not in done}))
 
 
 def tasks_of_recipes(run: RunDir, plan: Plan) -> list[tuple[int, str]]:
     """For each shard of the plan the number of its task and its recipe."""
-    table = _columns(run, plan, ("task", "recipe"), None)
-    return list(zip(table["task"].to_pylist(), table["recipe"].to_pylist(), strict=True))
+    return list(_tasks_of_recipes(run, plan))
+
+
+def _tasks_of_recipes(run: RunDir, plan: Plan) -> Iterator[tuple[int, str]]:
+    for piece in plan_pieces(run, plan, ("task", "recipe"), None):
+        yield from zip(piece["task"].to_pylist(), piece["recipe"].to_pylist(), strict=True)
 
 
 def planned_scenes(run: RunDir, plan: Plan, scenes: Sequence[Scene], task: int | None = None) -> list[Scene]:
     """The scenes of the inventory that the shards of a task (or of all tasks) need."""
-    linked = pyarrow.compute.list_flatten(_columns(run, plan, ("scenes",), task)["scenes"])
-    return [scenes[i] for i in np.unique(linked.to_numpy()).tolist()]
+    used = np.zeros(len(scenes), dtype=bool)
+    for piece in plan_pieces(run, plan, ("scenes",), task):
+        used[pyarrow.compute.list_flatten(piece["scenes"]).to_numpy()] = True
+    return [scenes[i] for i in np.nonzero(used)[0].tolist()]
 
 
 def read_plan_columns(run: RunDir, plan: Plan, names: tuple[str, ...]) -> pyarrow.Table:
     """Columns of all rows of the plan.
 
     Raises:
-        RequestError: the file is not the one that plan.json was written with.
+        RequestError: a file is not the one that plan.json was written with.
     """
-    return _columns(run, plan, names, None)
-
-
-def _columns(run: RunDir, plan: Plan, names: tuple[str, ...], task: int | None) -> pyarrow.Table:
-    digest, in_pilot = plan.files.get(run.plan.name, ""), task == plan.tasks
-    changed = not {"recipe", "scenes"}.isdisjoint(names) and bool(plan.verdicts.scenes)
-    needed = tuple(dict.fromkeys((*names, "recipe", "scenes"))) if changed else names
-    filters = None if task is None or in_pilot else [("task", "=", task)]
-    if changed and filters is None:
-        # the links of all shards, which are needed for the recipes of a few, may be more than memory holds
-        pieces = read_pieces(run.plan, digest, needed, "plan")
-        table = pyarrow.concat_tables(_without_broken(piece, plan.verdicts).select(list(names)) for piece in pieces)
-    else:
-        table = read_columns(run.plan, digest, needed, "plan", filters)
-        table = _without_broken(table, plan.verdicts).select(list(names)) if changed else table
-    return _pilot_of(table, run, plan, digest) if in_pilot else table
-
-
-def _without_broken(table: pyarrow.Table, verdicts: Verdicts) -> pyarrow.Table:
-    """The rows with their recipes and scenes of the present round."""
-    if not verdicts.scenes:
-        return table
-    scenes = table["scenes"].combine_chunks()
-    one = pyarrow.compute.list_flatten(scenes)
-    broken = pyarrow.compute.is_in(one, _numbers(sorted(verdicts.scenes)).cast(one.type))
-    rows = sorted(set(pyarrow.compute.list_parent_indices(scenes).filter(broken).to_pylist()))
-    recipes = [verdicts.recipe(table["recipe"][row].as_py(), scenes[row].as_py()) for row in rows]
-    chosen = pyarrow.compute.is_in(_numbers(range(len(table))), _numbers(rows))
-    changed = pyarrow.compute.replace_with_mask(table["recipe"].combine_chunks(), chosen, _texts(recipes))
-    table = table.set_column(table.schema.get_field_index("recipe"), "recipe", changed)
-    return _with_instead(table, scenes, rows, verdicts) if verdicts.instead else table
-
-
-def _with_instead(
-    table: pyarrow.Table, scenes: pyarrow.ListArray, rows: Sequence[int], verdicts: Verdicts
-) -> pyarrow.Table:
-    """The rows with the scenes that are used instead of those that are out."""
-    of_row = {row: verdicts.rows(scenes[row].as_py()) for row in rows}
-    counts = pyarrow.compute.list_value_length(scenes).to_numpy().astype(np.int64)
-    ends = np.cumsum(counts)
-    flat, pieces, start = pyarrow.compute.list_flatten(scenes).to_numpy(), [], 0
-    for row, linked in sorted(of_row.items()):
-        pieces += [flat[start : ends[row] - counts[row]], np.array(linked, dtype=flat.dtype)]
-        start = ends[row]
-    pieces.append(flat[start:])
-    for row, linked in of_row.items():
-        counts[row] = len(linked)
-    offsets = np.concatenate([[0], np.cumsum(counts)])
-    changed = pyarrow.ListArray.from_arrays(_small(offsets), _small(np.concatenate(pieces)))
-    return table.set_column(table.schema.get_field_index("scenes"), "scenes", changed)
-
-
-def _small(values: NDArray[Any]) -> pyarrow.Array:
-    return pyarrow.Array.from_buffers(pyarrow.int32(), len(values), [None, pyarrow.py_buffer(values.astype(np.int32))])
-
-
-# from buffers, because pyarrow.array imports pandas, which takes longer than all else that `status` does
-def _numbers(values: Sequence[int] | range) -> pyarrow.Array:
-    buffer = pyarrow.py_buffer(np.array(values, dtype=np.int64))
-    return pyarrow.Array.from_buffers(pyarrow.int64(), len(values), [None, buffer])
-
-
-def _texts(values: Sequence[str]) -> pyarrow.Array:
-    data = [value.encode() for value in values]
-    offsets = np.cumsum([0, *map(len, data)], dtype=np.int32)
-    buffers = [None, pyarrow.py_buffer(offsets), pyarrow.py_buffer(b"".join(data))]
-    return pyarrow.Array.from_buffers(pyarrow.string(), len(data), buffers)
+    return pyarrow.concat_tables(plan_pieces(run, plan, names, None))
 
 
 def write_pilot(run: RunDir, plan: Plan, rows: list[int]) -> None:
-    """Make these rows of plan.parquet the pilot: one more task, after the last of the plan, in this order."""
-    write_sealed(run.pilot, {"plan": plan.files[run.plan.name], "rows": rows})
-
-
-def _pilot_of(table: pyarrow.Table, run: RunDir, plan: Plan, digest: str) -> pyarrow.Table:
-    """The rows of the pilot, each a draw group of its own; none where no pilot was chosen."""
-    rows: list[int] = []
-    if run.pilot.exists():
-        pilot = read_sealed(run.pilot, "submit --pilot")
-        if pilot.get("plan") != digest:
-            raise RequestError(f"{run.pilot} was chosen for another plan; run `embedcube submit --pilot` again")
-        rows = pilot["rows"]
-    chosen = table.take(pyarrow.array(rows, pyarrow.int64()))
-    numbers = {"task": np.full(len(rows), plan.tasks), "draw": np.arange(len(rows))}
-    for name in numbers.keys() & set(table.column_names):
-        chosen = chosen.set_column(chosen.schema.get_field_index(name), name, pyarrow.array(numbers[name]))
-    return chosen
+    """Make these rows of the plan the pilot: one more task, after the last of the plan, in this order."""
+    write_sealed(run.pilot, {"plan": plan.seal, "rows": rows})
 
 
 def digest_of_recipes(recipes: list[str]) -> str:
     """SHA-256 over recipes in any order."""
     return hashlib.sha256("".join(sorted(recipes)).encode()).hexdigest()
+
+
+def digest_of_digests(recipes: NDArray[np.uint8]) -> str:
+    """As `digest_of_recipes`, of recipes as bytes: (recipe, 32)."""
+    begin = np.ascontiguousarray(recipes[:, :8]).view(">u8").ravel().astype(np.uint64)
+    order = np.argsort(begin)
+    equal = np.nonzero(begin[order[1:]] == begin[order[:-1]])[0]
+    if len(equal):  # two recipes are equal, or a rare chance: all their bytes count
+        order = np.lexsort(recipes.T[::-1])
+    digest = hashlib.sha256()
+    for start in range(0, len(order), _AT_ONCE):
+        digest.update(recipes[order[start : start + _AT_ONCE]].tobytes().hex().encode())
+    return digest.hexdigest()

@@ -9,6 +9,7 @@ The run folder is the architecture: each stage reads files here and writes files
       weights/<layer>.safetensors, .json fit          a sample  -> frozen weights, and their digest
       weights/<layer>-<key>.pt2          plan         the compiled forward pass of a layer that asks for it
       plan.parquet, plan.json            plan         inventory -> shards with recipes, tasks, price; and digests
+      plan/<token>-<number>.parquet      plan         instead of plan.parquet, where there are very many shards
       verdicts.json                      embed        scenes that were found broken while they were read
       pilot.json                         submit       the rows of the plan that are embedded first
       parts/<task>/<attempt>/<rank>/     embed        shards    -> a part (pack, records, quarantine)
@@ -90,8 +91,17 @@ class RunDir:
 
     @property
     def plan(self) -> Path:
-        """The table of all shards: one row per shard."""
+        """The table of all shards: one row per shard. A plan of very many has files in `plan_folder` instead."""
         return self.root / "plan.parquet"
+
+    @property
+    def plan_folder(self) -> Path:
+        """The files of a plan of very many shards, which has no `plan`."""
+        return self.root / "plan"
+
+    def plan_file(self, token: str, number: int) -> str:
+        """Name in the run folder of one of these files; no two plans have the same token."""
+        return f"{self.plan_folder.name}/{token}-{number:04d}.parquet"
 
     @property
     def pilot(self) -> Path:

@@ -134,6 +134,12 @@ def read_digested(path: Path, digest: str, again: str) -> bytes:
     return data
 
 
+def digest_of_file(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def refused(path: Path, error: Exception, again: str) -> RequestError:
     """The error to raise for a file that cannot be understood."""
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 
 from embedcube.campaign.run_folder import RunDir
@@ -34,18 +35,34 @@ def read_columns(
         raise refused(path, error, again) from None
 
 
-def read_pieces(path: Path, digest: str, names: Sequence[str], again: str) -> Iterator[pyarrow.Table]:
-    """The named columns, some thousand rows at a time, with the errors of `read_columns`; one piece at least."""
+def read_pieces(
+    path: Path, digest: str, names: Sequence[str], again: str, task: int | None = None
+) -> Iterator[pyarrow.Table]:
+    """The named columns, some thousand rows at a time, with the errors of `read_columns`; one piece at least.
+
+    Of a table with a column `task` only the rows of one task, if one is named.
+    """
     source = pyarrow.BufferReader(read_digested(path, digest, again))
+    needed = list(names) if task is None else [*dict.fromkeys([*names, "task"])]
     try:
         with pyarrow.parquet.ParquetFile(source) as file:
-            _refuse_absent(file, names)
-            for batch in file.iter_batches(_ROWS, columns=list(names)):
-                yield pyarrow.Table.from_batches([batch]).select(list(names))
-            if not file.metadata.num_rows:
+            _refuse_absent(file, needed)
+            groups = [i for i in range(file.num_row_groups) if task is None or _may_have(file, i, task)]
+            for batch in file.iter_batches(_ROWS, row_groups=groups, columns=needed):
+                table = pyarrow.Table.from_batches([batch])
+                if task is not None:
+                    table = table.filter(pyarrow.compute.equal(table["task"], task))
+                yield table.select(list(names))
+            if not any(file.metadata.row_group(i).num_rows for i in groups):
                 yield file.schema_arrow.empty_table().select(list(names))
     except (pyarrow.ArrowException, OSError) as error:
         raise refused(path, error, again) from None
+
+
+def _may_have(file: pyarrow.parquet.ParquetFile, group: int, task: int) -> bool:
+    """Whether rows of the task may be among these, by their bounds."""
+    bounds = file.metadata.row_group(group).column(file.schema_arrow.names.index("task")).statistics
+    return bounds is None or not bounds.has_min_max or bounds.min <= task <= bounds.max
 
 
 def _refuse_absent(file: pyarrow.parquet.ParquetFile, names: Sequence[str]) -> None:

@@ -112,7 +112,7 @@ def _how_much(job: Job, run: RunDir) -> str:
         of_files = f"%s {folder}/{RECORDS} {folder}/{CRASH}"
     elif job.stage == "prepare":
         # times of writing
-        of_files = f"%Y {_quoted(run.inventory)} {_quoted(run.weights('').parent)}/* {_quoted(run.plan)}"
+        of_files = f"%Y {_quoted(run.inventory)} {_quoted(run.weights('').parent)}/* {_quoted(run.plan_summary)}"
     else:
         return "echo 0"
     return f"stat --format={of_files} 2> /dev/null | awk '{{n += $1}} END {{print n + 0}}'"

@@ -17,7 +17,7 @@ from typing import Any
 
 from submitit.slurm.slurm import SlurmExecutor as Submitit
 
-from embedcube.campaign.plan import read_plan, read_recipes
+from embedcube.campaign.plan import read_plan, tasks_of_recipes
 from embedcube.campaign.recorded import merge_recorded, recorded_recipes
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.schema import Campaign
@@ -60,7 +60,10 @@ class SlurmExecutor:
             refuse_while_queued(run)
             merge_recorded(run, plan)
             done = recorded_recipes(run, whole=plan.verdicts.retries(campaign.how))
-            recipes = {task: set(read_recipes(run, plan, task)) for task in tasks}
+            recipes: dict[int, set[str]] = {task: set() for task in tasks}
+            for task, recipe in tasks_of_recipes(run, plan):
+                if task in recipes:
+                    recipes[task].add(recipe)
             left = tuple(task for task in tasks if not recipes[task] <= done)
             submission = new_submission(left, records=len(done), round_=plan.verdicts.round)
             submit_all(embed_jobs(campaign, site, run, left), campaign, site, run, submission)

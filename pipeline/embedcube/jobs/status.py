@@ -18,7 +18,7 @@ import pyarrow.compute
 
 from embedcube.campaign.columns import integers, numbers_of, places_in, texts
 from embedcube.campaign.parts import best_records, version_of
-from embedcube.campaign.plan import read_any_plan, read_plan, read_plan_columns
+from embedcube.campaign.plan import is_planned, read_any_plan, read_plan, read_plan_columns
 from embedcube.campaign.record_tables import COUNTS
 from embedcube.campaign.recorded import best_rows, quarantined_of, read_recorded, some_of
 from embedcube.campaign.run_folder import RunDir
@@ -221,7 +221,7 @@ def _shards(campaign: Campaign, run: RunDir, notes: list[str], *, submitted: boo
 
     And the scenes that are out.
     """
-    there = run.plan.exists() and run.plan_summary.exists()
+    there = is_planned(run)
     try:
         read_plan(campaign, run)
     except RequestError as error:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from embedcube.campaign.plan import Shards
 from embedcube.campaign.price import Price
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign, make_layout
@@ -15,8 +14,9 @@ from embedcube.grid import Grid
 from embedcube.kernel.layer import LayerContext
 from embedcube.prepare.draw_groups import AMPLIFICATION_GOAL, ReadCost, draw_groups
 from embedcube.prepare.listed import cost_of_list, deepest
+from embedcube.prepare.pieces import Linked, Pieces
 from embedcube.prepare.price import DECODE_BYTES_PER_S, Activations, over_limit, price_layer, total_price
-from embedcube.prepare.shards import cut
+from embedcube.prepare.shards import cut_in_pieces
 from embedcube.zones import SampleList
 
 _LARGEST_SHARD_PX = 1 << 14
@@ -67,14 +67,14 @@ class LayerCosts:
     share: float = 1.0
     """of the windows that these costs are of: as large a share of the ranks works on them"""
 
-    def of_zone(self, shards: Shards, zone: Grid | SampleList) -> tuple[ReadCost, Price]:
+    def of_zone(self, pieces: Pieces, linked: Linked, zone: Grid | SampleList) -> tuple[ReadCost, Price]:
         """Draw groups and price of the shards of one zone."""
         how, layer = self.campaign.how, self.campaign.layers[self.name]
         context = replace(self.context, zones={zone.name: zone})
         if isinstance(zone, Grid):
-            deep = int(np.diff(shards.first).max())
+            deep = linked.most
             reading = draw_groups(
-                shards,
+                pieces,
                 self.scenes,
                 self.campaign.all_windows,
                 zone,
@@ -83,14 +83,14 @@ class LayerCosts:
                 cache_bytes=how.cache_mb << 20,
             )
         else:
+            shards = pieces.whole()
             deep = deepest(shards, self.scenes, context.layout)
             reading = cost_of_list(shards, self.scenes)
         own = [scene for scene in self.scenes if scene.archive in layer.archives]
         threads = how.threads_per_rank
-        price = price_layer(layer, shards, own, deep, reading, self.batch_s, threads, context, self.activations)
+        price = price_layer(layer, pieces, linked, own, deep, reading, self.batch_s, threads, context, self.activations)
         bands = np.array([len(scene.assets) for scene in self.scenes], dtype=np.int64)
-        linked = np.bincount(shards.scenes, minlength=len(bands))
-        return reading, replace(price, reads=int(linked @ bands))
+        return reading, replace(price, reads=int(linked.of_scene @ bands))
 
     def total(self, prices: list[Price]) -> Price:
         """The price of the layer on all its grids, alone in a campaign but for the weights of the others."""
@@ -159,6 +159,7 @@ class LayerCosts:
         other = replace(self, campaign=campaign, context=replace(self.context, layout=make_layout(layer)))
         prices = []
         for grid in self.context.grids.values():
-            if (found := cut(campaign, self.name, grid, self.scenes)) is not None:
-                prices.append(other.of_zone(found[0], grid)[1])
+            if (found := cut_in_pieces(campaign, self.name, grid, self.scenes)) is not None:
+                linked = Linked.of(campaign, self.name, found[0], self.scenes)
+                prices.append(other.of_zone(found[0], linked, grid)[1])
         return other.total(prices)

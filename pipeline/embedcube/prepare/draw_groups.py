@@ -4,6 +4,7 @@ import heapq
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from embedcube.campaign.plan import Ints, Shards
 from embedcube.campaign.scene import Scene
 from embedcube.grid import Grid, ShardLayout
+from embedcube.prepare.pieces import WHOLE_ROWS, Pieces
 from embedcube.windows import Window
 
 _MONTH_S = 28 * 86400
@@ -24,7 +26,7 @@ Corner = tuple[Ints, Ints, Ints, Ints]
 AMPLIFICATION_GOAL = 1.3
 """Decoded bytes divided by the bytes of each needed block once."""
 
-_GROUP_SIDES = (1, 2, 4, 8, 16)
+_GROUP_SIDES = (1, 2, 4, 8, WHOLE_ROWS)
 
 _GROUPS_PER_RANK = 4
 """groups for each rank, at least: with fewer, ranks would wait for the last one"""
@@ -38,8 +40,8 @@ class ReadCost:
     """Cost of reading groups of `side` x `side` shards, when blocks are kept between the shards of a group."""
 
     side: int
-    group: Ints
-    """group of each shard"""
+    group: NDArray[np.integer[Any]]
+    """group of each shard, counted from 0"""
     decoded: Floats
     """bytes for each shard (those of its group, divided equally)"""
     needed_bytes: float
@@ -54,7 +56,7 @@ class ReadCost:
 
 
 def draw_groups(
-    shards: Shards,
+    pieces: Pieces,
     scenes: Sequence[Scene],
     windows: Sequence[Window],
     grid: Grid,
@@ -66,16 +68,19 @@ def draw_groups(
     """The smallest groups that read no block much more than once, fit the cache, and leave every rank enough."""
     geometry = _BlockGeometry.of(scenes, grid, layout)
     spans = np.array([(window.start.timestamp(), window.end.timestamp()) for window in windows])
-    shard_of = np.repeat(np.arange(len(shards.row)), np.diff(shards.first))
-    needed_bytes = _needed(shards, geometry, shard_of, spans)
+    needed_bytes = _needed(pieces, geometry, spans)
+    tried: dict[int, _Squares] = {}
     best = None
     for side in _GROUP_SIDES:
-        cost = _read_cost(shards, geometry, shard_of, spans, side, needed_bytes)
-        groups = int(cost.group.max()) + 1
-        if best is not None and (cost.cache_bytes > cache_bytes or groups < ranks * _GROUPS_PER_RANK):
+        if side not in tried:
+            # the links of several pieces are made anew for each look at them: the larger sides are tried in one
+            tried |= _tried(pieces, geometry, spans, (side,) if side == 1 or pieces.one else _GROUP_SIDES[1:])
+        squares = tried[side]
+        groups = len(squares.decoded)
+        if best is not None and (squares.cache_bytes > cache_bytes or groups < ranks * _GROUPS_PER_RANK):
             break
-        best = cost
-        if cost.amplification <= AMPLIFICATION_GOAL:
+        best = squares.cost(needed_bytes)
+        if best.amplification <= AMPLIFICATION_GOAL:
             break
     assert best is not None
     return best
@@ -217,35 +222,64 @@ def _kinds(scene: Scene) -> Counter[tuple[int, int, int, int]]:
     return kinds
 
 
-def _read_cost(
-    shards: Shards, geometry: _BlockGeometry, shard_of: Ints, spans: Floats, side: int, needed_bytes: float
-) -> ReadCost:
-    row, col = shards.row - shards.row.min(), shards.col - shards.col.min()
-    wide = int(col.max()) // side + 1
-    high = int(row.max()) // side + 1
-    _, group = np.unique((shards.t * high + row // side) * wide + col // side, return_inverse=True)
-    groups = int(group.max()) + 1
-    corner = _extremes(group, groups, shards.row, shards.col)
-    many = len(geometry.series.steps)
-    pairs, of_scene = np.divmod(distinct(group[shard_of] * many + shards.scenes), max(1, many))
-    t = np.zeros(groups, dtype=np.int64)
-    t[group] = shards.t
-    steps = geometry.series.within(of_scene, spans, t[pairs])
-    decoded, held = geometry.decoded(of_scene, steps, pairs, corner, side)
-    members = np.bincount(group, minlength=groups)
-    return ReadCost(
-        side=side,
-        group=np.asarray(group, dtype=np.int64),
-        decoded=(decoded / members)[group],
-        needed_bytes=needed_bytes,
-        cache_bytes=float(held.max(initial=0)),
-    )
+class _Squares:
+    """Groups of `side` x `side` shards, the same in every window, and what it costs to read them."""
+
+    def __init__(self, pieces: Pieces, side: int) -> None:
+        row, col = pieces.row - pieces.row.min(), pieces.col - pieces.col.min()
+        _, of_place = np.unique((row // side) * (int(col.max()) // side + 1) + col // side, return_inverse=True)
+        self.side, self.cache_bytes = side, 0.0
+        self._windows = pieces.windows
+        self._of_place = of_place.astype(np.int64)
+        self._members = np.bincount(of_place)
+        self._corner = _no_corner(len(self._members))
+        _extend(self._corner, self._of_place, pieces.row, pieces.col)
+        self.decoded = np.zeros(pieces.windows * len(self._members))
+        """bytes of each group, by window"""
+
+    def add(self, place: slice, shards: Shards, shard_of: Ints, geometry: _BlockGeometry, spans: Floats) -> None:
+        """Price the groups of a piece; `shard_of` is the shard of each link."""
+        many, groups = len(geometry.series.steps), len(self._members)
+        first, last = int(shards.t[0]), int(shards.t[-1]) + 1
+        of_window = np.arange(place.start, place.stop) - shards.t * len(self._of_place)
+        group = (shards.t - first) * groups + self._of_place[of_window]
+        pairs, of_scene = np.divmod(distinct(group[shard_of] * many + shards.scenes), max(1, many))
+        steps = geometry.series.within(of_scene, spans, first + pairs // groups)
+        row0, col0, row1, col1 = (np.tile(edge, last - first) for edge in self._corner)
+        decoded, held = geometry.decoded(of_scene, steps, pairs, (row0, col0, row1, col1), self.side)
+        # a window in several pieces: each has groups of its own, and 0 for the others
+        self.decoded[first * groups : last * groups] += decoded
+        self.cache_bytes = max(self.cache_bytes, float(held.max(initial=0)))
+
+    def cost(self, needed_bytes: float) -> ReadCost:
+        """The cost for each shard of the zone."""
+        groups = len(self._members)
+        group = np.add.outer(np.arange(self._windows, dtype=np.int32) * groups, self._of_place.astype(np.int32)).ravel()
+        return ReadCost(
+            side=self.side,
+            group=group,
+            decoded=(self.decoded / np.tile(self._members, self._windows))[group],
+            needed_bytes=needed_bytes,
+            cache_bytes=self.cache_bytes,
+        )
 
 
-def _needed(shards: Shards, geometry: _BlockGeometry, shard_of: Ints, spans: Floats) -> float:
+def _tried(pieces: Pieces, geometry: _BlockGeometry, spans: Floats, sides: Sequence[int]) -> dict[int, _Squares]:
+    squares = {side: _Squares(pieces, side) for side in sides}
+    for place, shards in pieces.numbered():
+        shard_of = np.repeat(np.arange(len(shards.row)), np.diff(shards.first))
+        for one in squares.values():
+            one.add(place, shards, shard_of, geometry, spans)
+    return squares
+
+
+def _needed(pieces: Pieces, geometry: _BlockGeometry, spans: Floats) -> float:
     """Bytes of each block that any shard needs, counted once: for each scene, the extent of all its shards."""
-    used = np.nonzero(np.bincount(shards.scenes, minlength=1))[0]
-    corner = _extremes(shards.scenes, len(geometry.series.steps), shards.row[shard_of], shards.col[shard_of])
+    corner = _no_corner(len(geometry.series.steps))
+    for shards in pieces:
+        shard_of = np.repeat(np.arange(len(shards.row)), np.diff(shards.first))
+        _extend(corner, shards.scenes, shards.row[shard_of], shards.col[shard_of])
+    used = np.nonzero(corner[2] > corner[0])[0]
     steps = np.zeros(len(used))
     for first_s, last_s in _joined(spans):
         steps += geometry.series.before(used, last_s) - geometry.series.before(used, first_s)
@@ -271,29 +305,35 @@ def distinct(keys: Ints) -> Ints:
     return np.asarray(rising[np.diff(rising, prepend=-1) != 0])
 
 
-def _extremes(label: Ints, labels: int, row: Ints, col: Ints) -> Corner:
-    """First row, first column, last row + 1 and last column + 1 of the shards of each label."""
+def _no_corner(labels: int) -> Corner:
+    """The corners of labels that have no shard yet."""
     big = np.iinfo(np.int64).max
-    row0, col0 = np.full(labels, big), np.full(labels, big)
-    row1, col1 = np.full(labels, -big), np.full(labels, -big)
+    return np.full(labels, big), np.full(labels, big), np.full(labels, -big), np.full(labels, -big)
+
+
+def _extend(corner: Corner, label: Ints, row: Ints, col: Ints) -> None:
+    """Extend first row, first column, last row + 1 and last column + 1 of each label by these shards, in place."""
+    row0, col0, row1, col1 = corner
     np.minimum.at(row0, label, row)
     np.minimum.at(col0, label, col)
     np.maximum.at(row1, label, row + 1)
     np.maximum.at(col1, label, col + 1)
-    return row0, col0, row1, col1
 
 
-def assign(groups: Ints, costs: Floats, tasks: int) -> tuple[Ints, Ints]:
-    """Task and place in the task's draw order of each shard, from its group and cost.
+def assign(totals: Floats, tasks: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Task and place in the task's draw order of each group, from its cost.
 
     Each group, the largest first, goes to the task with the least cost so far (Graham 1969: within 4/3 of the best).
     """
-    labels, group = np.unique(groups, return_inverse=True)
-    total = np.bincount(group, costs, minlength=len(labels))
-    task, draw = np.zeros(len(labels), dtype=np.int64), np.zeros(len(labels), dtype=np.int64)
+    task, draw = np.zeros(len(totals), dtype=np.int32), np.zeros(len(totals), dtype=np.int32)
+    order = np.argsort(-totals, kind="stable")
     heap = [(0.0, 0, i) for i in range(tasks)]
-    for label in np.argsort(-total, kind="stable"):
-        load, count, least = heapq.heappop(heap)
-        task[label], draw[label] = least, count
-        heapq.heappush(heap, (load + float(total[label]), count + 1, least))
-    return task[group], draw[group]
+    for start in range(0, len(order), _AT_ONCE):
+        some, of_task, of_draw = order[start : start + _AT_ONCE], [], []
+        for cost in totals[some].tolist():
+            load, count, least = heap[0]
+            heapq.heapreplace(heap, (load + cost, count + 1, least))
+            of_task.append(least)
+            of_draw.append(count)
+        task[some], draw[some] = of_task, of_draw
+    return task, draw

@@ -1,30 +1,25 @@
 """Name what each window lacks, before anything is read: steps of weather, and archives that have no scene in it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import pyarrow
-import pyarrow.compute
 
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
 from embedcube.campaign.zones import own_scenes
-from embedcube.sources.base import counted_archives
+from embedcube.prepare.pieces import Linked
 from embedcube.sources.era5.gaps import missing_steps
 from embedcube.windows import Window
 
 
-def gaps_of(
-    campaign: Campaign, name: str, scenes: Sequence[Scene], tables: Sequence[pyarrow.Table]
-) -> dict[str, list[str]]:
+def gaps_of(campaign: Campaign, name: str, scenes: Sequence[Scene], zones: Iterable[Linked]) -> dict[str, list[str]]:
     """For each window of a layer that lacks something, by its number as text: what, in words.
 
-    `tables` have the shards of the layer; only scenes of one of them count.
+    Only scenes count that a shard has in one of the zones.
     """
     own = own_scenes(campaign.layers[name], scenes)
     found = missing_steps(campaign, name, own)
-    linked = [pyarrow.compute.list_flatten(table["scenes"]).to_numpy() for table in tables]
-    used = [scenes[i] for i in np.unique(np.concatenate(linked)).tolist()] if linked else []
+    used = [scenes[i] for i in sorted({row for linked in zones for row in linked.scenes})]
     for window, words in _without_scene(campaign, name, used):
         found.setdefault(str(window), []).append(words)
     return found
@@ -59,15 +54,7 @@ def _any(spans: np.ndarray[tuple[int, int], np.dtype[np.float64]], frame: Window
     return bool(((spans[:, 0] < frame.end.timestamp()) & (spans[:, 1] >= frame.start.timestamp())).any())
 
 
-def empty_windows(
-    campaign: Campaign, name: str, scenes: Sequence[Scene], tables: Sequence[pyarrow.Table]
-) -> tuple[int, ...]:
-    """The windows in which no shard has a scene that makes a cell valid."""
-    counted = set(counted_archives(campaign, name))
-    shows = np.array([scene.archive in counted for scene in scenes], dtype=bool)
-    empty = np.ones(len(campaign.all_windows), dtype=bool)
-    for table in tables:
-        linked = pyarrow.compute.list_flatten(table["scenes"]).to_numpy()
-        counts = pyarrow.compute.list_value_length(table["scenes"]).to_numpy()
-        empty[np.repeat(table["t"].to_numpy(), counts)[shows[linked]]] = False
-    return tuple(np.nonzero(empty)[0].tolist())
+def empty_windows(zones: Iterable[Linked]) -> tuple[int, ...]:
+    """The windows in which no shard of the zones has a scene that makes a cell valid."""
+    shown = np.any([linked.shown for linked in zones], axis=0)
+    return tuple(np.nonzero(~shown)[0].tolist())

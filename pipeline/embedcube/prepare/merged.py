@@ -7,7 +7,7 @@ import numpy as np
 
 from embedcube.campaign.inventory import read_inventory, refuse_unknown_withdrawn
 from embedcube.campaign.partial_runs import PartialRun
-from embedcube.campaign.plan import LayerPlan, Plan, digest_of_recipes
+from embedcube.campaign.plan import LayerPlan, Plan
 from embedcube.campaign.price import Price
 from embedcube.campaign.recipes import LayerRecipes, digest_as_read, samples_of
 from embedcube.campaign.run_folder import RunDir
@@ -16,11 +16,11 @@ from embedcube.campaign.tables import inventory_digest
 from embedcube.campaign.zones import listed_in, zones_of
 from embedcube.cube.arrays import object_shape
 from embedcube.grid import Grid
-from embedcube.kernel.recipes import recipes_of
 from embedcube.prepare.gaps import empty_windows, gaps_of
+from embedcube.prepare.pieces import Linked
 from embedcube.prepare.resampled import resampled_on
 from embedcube.prepare.shards import cut_all
-from embedcube.prepare.write_plan import PlannedZone, in_draw_order, joined, shard_table, write_plan
+from embedcube.prepare.write_plan import PlannedZone, write_plan
 
 _SUMS = {"shards", "cells", "chips", "scenes", "decoded_bytes", "needed_bytes", "cube_bytes", "files", "device_s"}
 """fields of a price that add up; of the others the largest holds"""
@@ -46,14 +46,17 @@ def merged_plan(whole: Campaign, run: RunDir, runs: Sequence[PartialRun]) -> Pla
         cuts = cut_all(whole, name, all_zones, scenes)
         spanned = {zone: all_zones[zone] for zone in cuts}
         of_layer = []
-        for zone, (shards, _) in cuts.items():
+        for zone, (pieces, _) in cuts.items():
             maker = LayerRecipes(
                 whole, name, zone, batch=known.batch, weights=known.weights, program=known.program,
                 versions=known.versions, plugins=known.plugins, samples=samples_of(spanned[zone], known.layout),
             )  # fmt: skip
-            recipes = recipes_of(maker, shards, digests)
-            table = shard_table(name, zone, shards, recipes, np.ones(len(recipes)))
-            of_layer.append(PlannedZone(table=table, group=np.arange(len(recipes)), price=price))
+            linked = Linked.of(whole, name, pieces, scenes)
+            each, costs = np.arange(len(pieces)), np.ones(len(pieces))
+            planned = PlannedZone(
+                layer=name, zone=zone, pieces=pieces, linked=linked, recipes=maker, group=each, cost=costs, price=price
+            )
+            of_layer.append(planned)
         zones += of_layer
         objects = object_shape(
             known.layout, dimensions=known.dimensions, encoding=known.encoding, windows=layer.chunk_windows
@@ -65,24 +68,24 @@ def merged_plan(whole: Campaign, run: RunDir, runs: Sequence[PartialRun]) -> Pla
             samples=listed_in(spanned),
             chunk_windows=layer.chunk_windows,
             objects=objects,
-            empty=empty_windows(whole, name, scenes, [zone.table for zone in of_layer]),
-            gaps=gaps_of(whole, name, scenes, [zone.table for zone in of_layer]),
+            empty=empty_windows(zone.linked for zone in of_layer),
+            gaps=gaps_of(whole, name, scenes, [zone.linked for zone in of_layer]),
             reading="",
-            resampled=resampled_on(whole, name, spanned, cuts, scenes),
+            resampled=resampled_on(whole, name, spanned, {zone.zone: zone.linked for zone in of_layer}, scenes),
         )
-    rows = in_draw_order(joined(zones), whole.how.tasks)
+    shards = sum(len(zone.pieces) for zone in zones)
     plan = Plan(
         campaign=whole.digest,
-        plan=digest_of_recipes(rows["recipe"].to_pylist()),
+        plan="",
         inventory=inventory_digest(run),
         versions=versions,
         layers=layers,
-        shards=len(rows),
+        shards=shards,
         tasks=whole.how.tasks,
-        price=replace(price, shards=len(rows)),
+        price=replace(price, shards=shards),
         files={},
     )
-    return write_plan(run, plan, rows)
+    return write_plan(run, plan, zones, digests)
 
 
 def _price(prices: Sequence[Price]) -> Price:

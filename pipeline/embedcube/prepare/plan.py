@@ -6,16 +6,14 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
-import pyarrow.compute
 import torch
-from numpy.typing import NDArray
 
 from embedcube.backbones.base import make_backbone
 from embedcube.backbones.weights import fitted_on, read_weights
 from embedcube.campaign.backbone_parts import names_of
 from embedcube.campaign.base import base_run
 from embedcube.campaign.inventory import read_inventory, refuse_unknown_withdrawn
-from embedcube.campaign.plan import LayerPlan, Plan, Shards, digest_of_recipes
+from embedcube.campaign.plan import LayerPlan, Plan
 from embedcube.campaign.recipes import LayerRecipes, digest_as_read, plugins_of, samples_of
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene
@@ -32,13 +30,14 @@ from embedcube.kernel.embed import blank_chips, forward
 from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.load import make_context
 from embedcube.kernel.quantise import quantise
-from embedcube.kernel.recipes import forward_digest, recipes_of
+from embedcube.kernel.recipes import forward_digest
 from embedcube.kernel.versions import installed, software_versions
 from embedcube.prepare.batch_size import best_batch
 from embedcube.prepare.blocks import LayerCosts
 from embedcube.prepare.gaps import empty_windows, gaps_of
 from embedcube.prepare.large_blocks import refuse_too_large
 from embedcube.prepare.last_plan import batch_of_last_plan
+from embedcube.prepare.pieces import Linked, Pieces
 from embedcube.prepare.price import (
     DECODE_BYTES_PER_S,
     Activations,
@@ -51,7 +50,7 @@ from embedcube.prepare.price import (
 from embedcube.prepare.program import Program, program_of
 from embedcube.prepare.resampled import resampled_on
 from embedcube.prepare.shards import cut_all
-from embedcube.prepare.write_plan import PlannedZone, in_draw_order, joined, shard_table, write_plan
+from embedcube.prepare.write_plan import PlannedZone, write_plan
 from embedcube.printable import listed
 from embedcube.sources.era5.steps import refuse_long_steps
 from embedcube.zones import SampleList
@@ -77,27 +76,26 @@ def plan(campaign: Campaign, run: RunDir) -> Plan:
     digests = np.frombuffer(as_read, dtype=np.uint8).reshape(-1, 32)
     layers, zones = {}, []
     for name in campaign.layers:
-        layers[name], zones_of_layer = _plan_layer(campaign, run, name, scenes, digests, computing)
+        layers[name], zones_of_layer = _plan_layer(campaign, run, name, scenes, computing)
         zones += zones_of_layer
-    table = in_draw_order(joined(zones), campaign.how.tasks)
     loaded = [_loaded_bytes(run, name, layers[name]) for name in campaign.layers]
     device_bytes = device_memory(torch.device(campaign.how.device))
     price = total_price([zone.price for zone in zones], loaded, campaign.how, device_bytes)
     refuse_over_limit(price)
-    used = pyarrow.compute.unique(pyarrow.compute.list_flatten(table["scenes"])).to_pylist()
+    used = {row for zone in zones for row in zone.linked.scenes}
     price = replace(price, input_bytes=input_bytes(scenes[i] for i in used))
     result = Plan(
         campaign=campaign.digest,
-        plan=digest_of_recipes(table["recipe"].to_pylist()),
+        plan="",
         inventory=inventory_digest(run),
         versions=computing | readers | encoders,
         layers=layers,
-        shards=len(table),
+        shards=price.shards,
         tasks=campaign.how.tasks,
         price=price,
         files={},
     )
-    return write_plan(run, result, table)
+    return write_plan(run, result, zones, digests)
 
 
 def _refuse_absent_device(campaign: Campaign) -> None:
@@ -113,10 +111,9 @@ def _plan_layer(
     run: RunDir,
     name: str,
     scenes: Sequence[Scene],
-    digests: NDArray[np.uint8],
     versions: dict[str, str],
 ) -> tuple[LayerPlan, list[PlannedZone]]:
-    """The plan of one layer and its shards; `digests` are those of the scenes and of the software that reads them."""
+    """The plan of one layer and its shards, by zone."""
     layer = campaign.layers[name]
     refuse_long_steps(campaign, name, own_scenes(layer, scenes))
     zones_of_layer = zones_of(campaign, name, scenes)
@@ -134,7 +131,7 @@ def _plan_layer(
         loaded_bytes=[run.weights(layer).stat().st_size for layer in campaign.layers],
         device_limit_bytes=device_memory(context.device),
     )
-    zones = [_plan_zone(costs, zone, shards, digests, forward) for zone, (shards, _) in cuts.items()]
+    zones = [_plan_zone(costs, zone, pieces, forward) for zone, (pieces, _) in cuts.items()]
     objects = object_shape(
         context.layout, dimensions=context.dimensions, encoding=context.encoding, windows=layer.chunk_windows
     )
@@ -159,11 +156,11 @@ def _plan_layer(
         compiled_for=forward.program.compiled_for,
         versions=forward.versions,
         plugins=plugins_of(campaign, name),
-        empty=empty_windows(campaign, name, scenes, [zone.table for zone in zones]),
-        gaps=gaps_of(campaign, name, scenes, [zone.table for zone in zones]),
+        empty=empty_windows(zone.linked for zone in zones),
+        gaps=gaps_of(campaign, name, scenes, [zone.linked for zone in zones]),
         reading=advice.words,
         better_chips=advice.shard_chips,
-        resampled=resampled_on(campaign, name, zones_of_layer, cuts, scenes),
+        resampled=resampled_on(campaign, name, zones_of_layer, {zone.zone: zone.linked for zone in zones}, scenes),
         offset=() if context.offset is None else tuple(context.offset.tolist()),
     )
     return planned, zones
@@ -252,11 +249,10 @@ def _refuse_without_places(campaign: Campaign, name: str, context: LayerContext)
     )
 
 
-def _plan_zone(
-    costs: LayerCosts, zone: str, shards: Shards, digests: NDArray[np.uint8], forward: _Forward
-) -> PlannedZone:
-    """The shards of one grid: their draw groups, price, recipes and cost."""
-    reading, price = costs.of_zone(shards, forward.context.zones[zone])
+def _plan_zone(costs: LayerCosts, zone: str, pieces: Pieces, forward: _Forward) -> PlannedZone:
+    """The shards of one grid: their draw groups, price and cost, and what makes their recipes."""
+    linked = Linked.of(costs.campaign, costs.name, pieces, costs.scenes)
+    reading, price = costs.of_zone(pieces, linked, forward.context.zones[zone])
     maker = LayerRecipes(
         costs.campaign,
         costs.name,
@@ -268,9 +264,16 @@ def _plan_zone(
         plugins=plugins_of(costs.campaign, costs.name),
         samples=samples_of(forward.context.zones[zone], forward.context.layout),
     )
-    recipes = recipes_of(maker, shards, digests)
-    cost = reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(recipes)
-    return PlannedZone(table=shard_table(costs.name, zone, shards, recipes, cost), group=reading.group, price=price)
+    return PlannedZone(
+        layer=costs.name,
+        zone=zone,
+        pieces=pieces,
+        linked=linked,
+        recipes=maker,
+        group=reading.group,
+        cost=reading.decoded / DECODE_BYTES_PER_S + price.device_s / len(pieces),
+        price=price,
+    )
 
 
 def _measured(name: str, context: LayerContext, measure: Callable[[LayerContext], Measured]) -> Measured:

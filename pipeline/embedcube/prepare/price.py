@@ -9,7 +9,6 @@ import torch
 
 from embedcube.backbones.live_bytes import LiveBytes
 from embedcube.campaign.how import How
-from embedcube.campaign.plan import Shards
 from embedcube.campaign.price import Price
 from embedcube.campaign.resampling import nesting
 from embedcube.campaign.scene import Scene
@@ -21,6 +20,7 @@ from embedcube.kernel.layer import LayerContext
 from embedcube.kernel.memory import PROCESS_BYTES, SAMPLES_IN_FLIGHT
 from embedcube.prepare.draw_groups import ReadCost
 from embedcube.prepare.large_blocks import decoded_at_once, is_read
+from embedcube.prepare.pieces import Linked, Pieces
 
 DECODE_BYTES_PER_S = 100e6
 """decoded bytes of a deflate or zstd GeoTIFF per second and core, as measured; only used to balance tasks and to
@@ -50,7 +50,8 @@ class Activations:
 
 def price_layer(
     layer: Layer,
-    shards: Shards,
+    pieces: Pieces,
+    linked: Linked,
     scenes: Sequence[Scene],
     deep: int,
     reading: ReadCost,
@@ -64,10 +65,8 @@ def price_layer(
     `scenes` are those of the layer, of which at most `deep` lie over each other at one place of a shard.
     """
     layout = context.layout
-    counts = np.diff(shards.first)
-    worst = int(counts.argmax())
-    chips = len(counts) * layout.chips**2
-    cells = len(counts) * layout.shard_cells**2
+    chips = len(pieces) * layout.chips**2
+    cells = len(pieces) * layout.shard_cells**2
     specs = layer_specs(layout, dimensions=context.dimensions, encoding=layer.encoding)
     features = {"embedding": context.dimensions}
     cell_bytes = sum(np.dtype(s.dtype).itemsize * features.get(s.name, 1) for s in specs)
@@ -78,14 +77,14 @@ def price_layer(
     warping = threads * layout.sample_px**2 * WARP_BYTES if warped else 0
     itemsize = max((np.dtype(a.dtype).itemsize for s in scenes for a in s.assets), default=2)
     return Price(
-        shards=len(counts),
+        shards=len(pieces),
         cells=cells,
         chips=chips,
-        scenes=int(counts.sum()),
+        scenes=linked.links,
         decoded_bytes=float(reading.decoded.sum()),
         needed_bytes=reading.needed_bytes,
         cube_bytes=float(cells * cell_bytes),
-        files=_blocks(layer, shards, context) * len(specs),
+        files=_blocks(layer, pieces, context) * len(specs),
         folders=len(specs),
         rank_bytes=PROCESS_BYTES
         # a file that does not decode is read whole, to find out whether its bytes are wrong
@@ -93,27 +92,20 @@ def price_layer(
         + largest_block
         + warping
         + _data_bytes(context, activations, deep, threads, itemsize, cell_bytes),
-        worst_shard=f"window {int(shards.t[worst])}, row {int(shards.row[worst])}, column {int(shards.col[worst])} "
-        f"with {int(counts[worst])} scenes",
+        worst_shard="window {}, row {}, column {} ".format(*linked.worst) + f"with {linked.most} scenes",
         device_s=batch_s * -(-chips // context.batch),
         longest_s=float(reading.decoded.max()) / DECODE_BYTES_PER_S + batch_s * -(-(layout.chips**2) // context.batch),
         device_bytes=_device_bytes(context, activations, cell_bytes),
     )
 
 
-def _blocks(layer: Layer, shards: Shards, context: LayerContext) -> int:
+def _blocks(layer: Layer, pieces: Pieces, context: LayerContext) -> int:
     """Number of blocks of shards that are one object in each array of the cube."""
     objects = object_shape(
         context.layout, dimensions=context.dimensions, encoding=layer.encoding, windows=layer.chunk_windows
     )
-    places = np.stack(
-        [
-            shards.t // (layer.chunk_windows * objects.windows),
-            np.asarray(shards.row) // objects.rows,
-            np.asarray(shards.col) // objects.cols,
-        ]
-    )
-    return int(np.unique(places, axis=1).shape[1])
+    places = np.stack([pieces.row // objects.rows, pieces.col // objects.cols])
+    return int(np.unique(places, axis=1).shape[1]) * -(-pieces.windows // (layer.chunk_windows * objects.windows))
 
 
 def _data_bytes(

@@ -3,15 +3,14 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import numpy as np
 import shapely
 
 from embedcube.campaign.boxes import Box
-from embedcube.campaign.plan import Shards
 from embedcube.campaign.resampling import resampling_of
 from embedcube.campaign.scene import Scene
 from embedcube.campaign.schema import Campaign
-from embedcube.grid import Grid, ShardRange
+from embedcube.grid import Grid
+from embedcube.prepare.pieces import Linked
 from embedcube.sources.base import make_source
 from embedcube.zones import SampleList
 
@@ -20,16 +19,15 @@ def resampled_on(
     campaign: Campaign,
     name: str,
     zones: Mapping[str, Grid | SampleList],
-    cuts: Mapping[str, tuple[Shards, ShardRange]],
+    linked: Mapping[str, Linked],
     scenes: Sequence[Scene],
 ) -> dict[str, list[str]]:
     """For each grid onto which scenes of a layer's shards are resampled, how many, in words."""
     words = {}
-    for zone, (shards, _) in cuts.items():
+    for zone, of_zone in linked.items():
         # a sample is where its chip is
         if isinstance(grid := zones[zone], Grid):
-            planned = [scenes[i] for i in np.unique(shards.scenes).tolist()]
-            words[zone] = Resampled(campaign, name, grid).in_words(planned)
+            words[zone] = Resampled(campaign, name, grid).in_words(scenes[i] for i in of_zone.scenes)
     return {zone: lines for zone, lines in words.items() if lines}
 
 

@@ -30,6 +30,7 @@ from embedcube.grid import (
 )
 from embedcube.prepare.draw_groups import Floats, distinct
 from embedcube.prepare.listed import cut_list
+from embedcube.prepare.pieces import Pieces, Span, spans_of
 from embedcube.prepare.resampled import Resampled
 from embedcube.sources.base import counted_archives
 from embedcube.windows import Window
@@ -72,11 +73,11 @@ class _Footprints:
 
 def cut_all(
     campaign: Campaign, name: str, zones: Mapping[str, Grid | SampleList], scenes: Sequence[Scene]
-) -> dict[str, tuple[Shards, ShardRange]]:
+) -> dict[str, tuple[Pieces, ShardRange]]:
     """For each zone that holds any of the region, its shards and the rectangle that they span."""
     cuts = {}
     for name_of, zone in zones.items():
-        if (found := cut(campaign, name, zone, scenes)) is not None:
+        if (found := cut_in_pieces(campaign, name, zone, scenes)) is not None:
             cuts[name_of] = found
     if not cuts:
         raise RequestError(f"layers.{name}: no shard holds any of the region; is its CRS right?")
@@ -86,6 +87,14 @@ def cut_all(
 def cut(
     campaign: Campaign, name: str, grid: Grid | SampleList, scenes: Sequence[Scene]
 ) -> tuple[Shards, ShardRange] | None:
+    """As `cut_in_pieces`, but all shards at once."""
+    found = cut_in_pieces(campaign, name, grid, scenes)
+    return None if found is None else (found[0].whole(), found[1])
+
+
+def cut_in_pieces(
+    campaign: Campaign, name: str, grid: Grid | SampleList, scenes: Sequence[Scene]
+) -> tuple[Pieces, ShardRange] | None:
     """The shards of a layer in one of its zones, in every window, with their scenes: of a grid, those in the region.
 
     Also the rectangle of shards that the layer's arrays span. None where the grid holds no shard.
@@ -94,7 +103,8 @@ def cut(
         RequestError: no scene shows any of the region, or the region lies outside of all UTM zones.
     """
     if isinstance(grid, SampleList):
-        return cut_list(campaign, name, grid, scenes)
+        shards, place = cut_list(campaign, name, grid, scenes)
+        return Pieces.of(shards), place
     layer = campaign.layers[name]
     layout = make_layout(layer)
     ways = Resampled(campaign, name, grid)
@@ -123,7 +133,7 @@ def _rank(scene: Scene, ways: Resampled) -> tuple[str, bool, float, int]:
 
 def _linked(
     footprints: _Footprints, windows: Sequence[Window], reach: Ints, wanted: NDArray[np.bool_], place: ShardRange
-) -> Shards:
+) -> Pieces:
     """The wanted shards of a rectangle in every window, each with the scenes that reach it.
 
     `reach` (box, 4) is the first row, first column, last row + 1 and last column + 1 of the shards that each footprint
@@ -132,18 +142,24 @@ def _linked(
     slot = np.full(wanted.shape, -1, dtype=np.int64)
     slot[wanted] = np.arange(wanted.sum())
     rows, cols = np.nonzero(wanted)
-    firsts, links = [np.zeros(1, dtype=np.int64)], []
-    for window in windows:
-        linked, shard_of = _links(footprints.within(window), footprints.scene, reach, slot)
-        links.append(linked)
-        firsts.append(firsts[-1][-1] + np.cumsum(np.bincount(shard_of, minlength=len(rows))))
-    return Shards(
-        t=np.repeat(np.arange(len(windows)), len(rows)),
-        row=np.tile(rows + place.row, len(windows)),
-        col=np.tile(cols + place.col, len(windows)),
-        first=np.concatenate(firsts),
-        scenes=np.concatenate(links),
-    )
+
+    def links(span: Span) -> tuple[Ints, Ints]:
+        many = span.places.stop - span.places.start
+        top, bottom = rows[span.places.start], rows[span.places.stop - 1] + 1
+        near = np.clip(reach, [top, 0, top, 0], [bottom, place.cols, bottom, place.cols])
+        firsts, linked = [np.zeros(1, dtype=np.int64)], []
+        for t in span.windows:
+            chosen = footprints.within(windows[t])
+            chosen = chosen[near[chosen, 2] > near[chosen, 0]]
+            of_scenes, shard_of = _links(chosen, footprints.scene, near, slot)
+            linked.append(of_scenes)
+            counts = np.bincount(shard_of - span.places.start, minlength=many)
+            firsts.append(firsts[-1][-1] + np.cumsum(counts))
+        return np.concatenate(firsts), np.concatenate(linked)
+
+    sizes = (reach[:, 2] - reach[:, 0]) * (reach[:, 3] - reach[:, 1])
+    counts = [len(rows) + int(sizes[footprints.within(window)].sum()) for window in windows]
+    return Pieces(rows + place.row, cols + place.col, spans_of(counts, rows), links)
 
 
 def _refuse_poles(region: Region | None, places: list[Box]) -> None:
