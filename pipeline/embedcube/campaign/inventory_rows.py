@@ -16,6 +16,7 @@ from pydantic_core import from_json
 from pyproj import CRS
 
 from embedcube.campaign.boxes import Box, footprint, in_range
+from embedcube.campaign.remembered_scene import RememberedScene, bands_of
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Noted, Scene, digest_of_facts, is_weak, shows
 from embedcube.campaign.seals import read_digested
@@ -105,8 +106,20 @@ class Earlier:
         texts, noted = (self.table[name].combine_chunks() for name in ("embedcube:scene", "embedcube:noted"))
         for scene in scenes:
             row = self.rows.get((scene.archive, scene.id))
-            if row is not None and text_of(scene) == (texts[row].as_py(), noted[row].as_py()):
+            if row is None:
+                continue
+            if isinstance(scene, RememberedScene):
+                same = scene.as_it_was
+            else:
+                same = text_of(scene) == (texts[row].as_py(), noted[row].as_py())
+            if same:
                 self.same[scene.archive, scene.id] = row
+
+    def scene(self, archive: str, id: str) -> Scene:
+        """A scene as it was."""
+        row = self.rows[archive, id]
+        text, noted = (self.table[name][row].as_py() for name in ("embedcube:scene", "embedcube:noted"))
+        return Scene.from_json(text, notes_from(noted))
 
     def digest_and_notes(self, scene: Scene) -> tuple[str, list[Noted]]:
         """The digest that the scene with this id had, and what was noted of its files; nothing if there was none."""
@@ -132,7 +145,7 @@ class Rows:
     @classmethod
     def of(cls, asked: Mapping[str, str], extent: str, scenes: Sequence[Scene]) -> "Rows":
         """What the rows of a table of these scenes have in common."""
-        bands = tuple(dict.fromkeys(asset.band for scene in scenes for asset in scene.assets))
+        bands = tuple(dict.fromkeys(band for scene in scenes for band in bands_of(scene)))
         return cls(asked=dict(asked), extent=extent, bands=bands, lasting=any(scene.end for scene in scenes))
 
     def made(self, pieces: Pieces) -> list[pyarrow.RecordBatch]:

@@ -33,6 +33,7 @@ from embedcube.sources.catalog.naming import Template
 from embedcube.sources.catalog.netcdf import products_of
 from embedcube.sources.catalog.notes import Notes
 from embedcube.sources.catalog.products import Names, Product, unusable
+from embedcube.sources.catalog.remembered_items import RememberedProduct, item_path
 from embedcube.sources.catalog.safe import is_safe, safe_products
 from embedcube.sources.catalog.safe_radar import is_radar_safe, radar_products
 from embedcube.sources.catalog.stac import catalogue_products, found_products
@@ -72,6 +73,8 @@ def archive_products(archive: Archive, names: Names, told: Told = Told()) -> Ite
 
 def _of_distinct_bands(product: Product) -> Product:
     """The product; with a fault if two of its bands are one band of a file."""
+    if isinstance(product, RememberedProduct):
+        return product
     places = {(str(file.path), file.inner, file.index): band for band, file in product.files.items()}
     if len(places) == len(product.files):
         return product
@@ -223,10 +226,11 @@ def _products_of(listed: _Listed, root: Path, names: Names, told: Told, notes: N
             id=product.id,
             day=product.time.date(),
             paths=tuple(_paths(product)),
-            faulty=bool(product.fault and not product.files),
+            faulty=bool(product.fault) and not product.files,
         )
         # also the Item's own folders: the images there are its files, even where it does not find them
-        own = {product.item.folder, f"{product.item.folder}/{product.id}"} if product.item else set[str]()
+        folder, _ = os.path.split(item_path(product))
+        own = {folder or ".", f"{folder or '.'}/{product.id}"} if item_path(product) else set[str]()
         for place in own.union(map(os.path.dirname, one.paths)):
             named.update(_packed_around(place))
             named_in.setdefault(place, []).append(one)
@@ -301,6 +305,8 @@ def _not_named(
 
 
 def _paths(product: Product) -> list[str]:
+    if isinstance(product, RememberedProduct):
+        return [*product.paths.values()]
     return [str(file.path) for file in product.files.values()]
 
 

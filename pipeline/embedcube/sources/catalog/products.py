@@ -1,6 +1,7 @@
 """Products: what an archive of raster files holds, however it is laid out."""
 
 import hashlib
+import os
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
@@ -103,7 +104,8 @@ class StatedRaster:
 class ItemPlace:
     """Where a STAC Item was found."""
 
-    folder: str
+    path: str
+    """of its file"""
     of_search: bool = False
     """whether it is one of a saved search"""
     beside: frozenset[str] = frozenset()
@@ -112,6 +114,11 @@ class ItemPlace:
     """whether its product depends on which files are there, beyond those of the product"""
     raster: StatedRaster | None = None
     """where it says that the pixels of one of its files lie"""
+
+    @property
+    def folder(self) -> str:
+        """The folder of its file."""
+        return os.path.split(self.path)[0] or "."
 
 
 @dataclass(frozen=True, kw_only=True)
