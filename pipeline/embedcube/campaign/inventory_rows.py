@@ -231,25 +231,30 @@ def write_rows(
     from stac_geoparquet.arrow import to_parquet
 
     [first] = rows.made([[text_of(scenes[0])]])
-    if earlier is not None and not _fits(rows, first.schema, earlier):
-        earlier = None
-    taken = [earlier.same.get((scene.archive, scene.id)) if earlier else None for scene in scenes]
+    table = None if earlier is None else _fitting(rows, first.schema, earlier.table)
+    same = {} if earlier is None or table is None else earlier.same
+    taken = [same.get((scene.archive, scene.id)) for scene in scenes]
     new = [scene for scene, row in zip(scenes, taken, strict=True) if row is None]
     # columns, some thousand rows at a time: as dictionaries, a hundred thousand Items are a GB
     pieces = _Texts(new)
     made = spread(rows.made, pieces) if spread else (batch for one in pieces for batch in rows.made([one]))
-    batches = _joined(made) if earlier is None else _merged(earlier.table, made, taken)
+    batches = _joined(made) if table is None else _merged(table, made, taken)
     to_parquet(pyarrow.RecordBatchReader.from_batches(first.schema, batches), path)
 
 
-def _fits(rows: Rows, schema: pyarrow.Schema, earlier: Earlier) -> bool:
-    """Whether rows of an earlier inventory may stand in a table."""
-    table = earlier.table
-    if not table.schema.equals(schema, check_metadata=True):
-        return False
+def _fitting(rows: Rows, schema: pyarrow.Schema, table: pyarrow.Table) -> pyarrow.Table | None:
+    """The rows of an earlier inventory with this schema; None where they may not stand in such a table."""
+    if table.schema.names != schema.names:
+        return None
+    try:
+        # Parquet calls the values of a list otherwise
+        table = table.cast(schema)
+    except (pyarrow.ArrowException, ValueError):
+        return None
     names = ("embedcube:archive", "embedcube:asked", "embedcube:made_for")
     kinds = table.group_by([*names]).aggregate([]).to_pylist()
-    return all(rows.asked.get(one[names[0]]) == one[names[1]] and one[names[2]] == rows.extent for one in kinds)
+    fits = all(rows.asked.get(one[names[0]]) == one[names[1]] and one[names[2]] == rows.extent for one in kinds)
+    return table if fits else None
 
 
 def _merged(
