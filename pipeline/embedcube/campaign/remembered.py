@@ -23,9 +23,9 @@ from embedcube.campaign.seals import read_sealed
 from embedcube.campaign.tables import read_columns
 from embedcube.errors import RequestError
 
-Kind = Literal["item", "files", "look", "scene"]
+Kind = Literal["item", "files", "look", "scene", "folder"]
 """What is remembered: the product of the file of a STAC Item, the description of the files of a product, what was seen
-of a scene's pixels, and what was decided about the scene of the file of an Item"""
+of a scene's pixels, what was decided about the scene of an Item, and that a folder holds one Item with its files"""
 
 _COLUMNS = ("archive", "kind", "key", "token", "text")
 _SCHEMA = pyarrow.schema(

@@ -25,7 +25,7 @@ from embedcube.sources.catalog.footprints import refuse_apart
 from embedcube.sources.catalog.missing import mask_of, numbers_of
 from embedcube.sources.catalog.pool import spread
 from embedcube.sources.catalog.products import File, Product, Stated, StatedRaster
-from embedcube.sources.catalog.remembered_items import forget_item
+from embedcube.sources.catalog.remembered_product import forget_item
 from embedcube.sources.catalog.tiff_header import geometry_of
 from embedcube.sources.catalog.unchanged import (
     assets_from,

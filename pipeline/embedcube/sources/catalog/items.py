@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from embedcube.campaign.remembered import Entry, Memory, memory_in_use
 from embedcube.printable import printable, without_credentials
 from embedcube.sources.catalog.dates import time_in
@@ -17,12 +15,8 @@ from embedcube.sources.catalog.files import not_a_file, read_bounded
 from embedcube.sources.catalog.json_text import parsed_file
 from embedcube.sources.catalog.pool import spread
 from embedcube.sources.catalog.products import Names, Product, unusable
-from embedcube.sources.catalog.remembered_items import (
-    RememberedProduct,
-    product_text,
-    remembered_product,
-    status_of,
-)
+from embedcube.sources.catalog.remembered_items import Decoder, remembered_product
+from embedcube.sources.catalog.remembered_product import RememberedProduct, product_text, status_of
 from embedcube.sources.catalog.stac import item_products
 from embedcube.sources.catalog.told import Told
 from embedcube.sources.catalog.unchanged import text_of
@@ -68,23 +62,22 @@ class _Found:
     """what is remembered of it together with its scene; empty for what is not"""
 
 
-def products_of_items(paths: Sequence[Path], root: Path, names: Names, told: Told) -> Iterator[Product | Path]:
+def products_of_items(
+    items: Sequence[Path | RememberedProduct], root: Path, names: Names, told: Told
+) -> Iterator[Product | Path]:
     """The products of the Items in some JSON files, in order; other JSON as its path.
 
-    The bytes of every file are read. If they are those of the last `index`, and the files of the product are there, the
-    product is the one that is remembered.
+    A file that is as it was is not read, if the files of its product are, too. If another one has the bytes that it had
+    at the last `index`, and the files of its product are there, the product is the one that is remembered.
 
     Raises:
         OSError: a file could not be read for a reason that may pass.
     """
-    memory, decoder = memory_in_use(), _Decoder(told)
-    if memory is None or memory.inventory is None:
-        same: list[RememberedProduct | None] = [None] * len(paths)
-    else:
-        same = [remembered_product(memory, str(path), decoder.known, decoder.product) for path in paths]
-    others = _read_products([path for path, one in zip(paths, same, strict=True) if one is None], root, names, told)
-    for one in same:
-        if one is None:
+    decoder = Decoder(told)
+    found = [one if isinstance(one, RememberedProduct) else remembered_product(one, decoder) or one for one in items]
+    others = _read_products([one for one in found if isinstance(one, Path)], root, names, told)
+    for one in found:
+        if isinstance(one, Path):
             yield from next(others)
         else:
             yield one
@@ -92,9 +85,9 @@ def products_of_items(paths: Sequence[Path], root: Path, names: Names, told: Tol
 
 def _read_products(paths: Sequence[Path], root: Path, names: Names, told: Told) -> Iterator[Sequence[Product | Path]]:
     """What is found in each of some files, whose bytes are read."""
-    memory, decoder = memory_in_use(), _Decoder(told)
+    memory, decoder = memory_in_use(), Decoder(told)
     how = _How(root=root, names=names, told=told, remembered=memory is not None)
-    known = [None if memory is None else decoder.remembered(memory, str(path)) for path in paths]
+    known = [None if memory is None else _known(memory, decoder, str(path)) for path in paths]
     files = [_asked(path, one) for path, one in zip(paths, known, strict=True)]
 
     def lost(file: _ItemFile, words: str) -> _Found:
@@ -181,25 +174,7 @@ class _Known:
     product: Product
 
 
-class _Decoder:
-    """Makes products of what is remembered."""
-
-    def __init__(self, told: Told) -> None:
-        self._product = TypeAdapter(Product)
-        self._known = TypeAdapter[Any](told.known_kind) if told.known_kind else None
-
-    def remembered(self, memory: Memory, path: str) -> _Known | None:
-        """What is remembered of an Item file; None if nothing is."""
-        entry = memory.get("item", path)
-        return None if entry is None else _Known(token=entry.token, product=self.product(entry.text))
-
-    def product(self, text: str) -> Product:
-        """The product of an Item."""
-        product = self._product.validate_json(text)
-        # to make each with `replace` takes longer
-        vars(product)["known"] = self.known(product.known)
-        return product
-
-    def known(self, values: Any) -> Any:
-        """What `Product.known` is, of plain values."""
-        return values if self._known is None or values is None else self._known.validate_python(values)
+def _known(memory: Memory, decoder: Decoder, path: str) -> _Known | None:
+    """What is remembered of an Item file; None if nothing is."""
+    entry = memory.get("item", path)
+    return None if entry is None else _Known(token=entry.token, product=decoder.product(entry.text))

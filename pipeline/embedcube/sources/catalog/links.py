@@ -11,7 +11,7 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 from embedcube.printable import printable
 from embedcube.sources.catalog.files import lasting, not_a_file
 from embedcube.sources.catalog.products import Product
-from embedcube.sources.catalog.remembered_items import RememberedProduct
+from embedcube.sources.catalog.remembered_product import RememberedProduct
 
 _START = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]*)/*", re.IGNORECASE)
 """scheme and host (or bucket) of a link"""

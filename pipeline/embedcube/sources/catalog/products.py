@@ -17,6 +17,9 @@ from embedcube.printable import printable
 ID_CHARACTERS = 200
 """most characters of an id"""
 
+PACKED = (".SAFE", ".zip", ".nc", ".nc4")
+"""Suffixes of folders and files that may hold a whole product"""
+
 _PROPERTY = 1000
 """most characters of a property"""
 

@@ -5,88 +5,46 @@ has not changed no sidecar file has come.
 """
 
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Collection
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from pydantic_core import from_json, to_json
 
-from embedcube.campaign.boxes import Box
-from embedcube.campaign.remembered import Entry, Memory
-from embedcube.campaign.remembered_scene import RememberedScene, scene_text
-from embedcube.campaign.scene import Scene
-from embedcube.sources.catalog.products import File, ItemPlace, Product
-from embedcube.sources.catalog.scenes import storable
-from embedcube.sources.catalog.unchanged import has_sidecar, is_settled, text_of
+from embedcube.campaign.remembered import Entry, memory_in_use
+from embedcube.sources.catalog.products import PACKED, Product
+from embedcube.sources.catalog.remembered_product import RememberedProduct, item_path, status_of
+from embedcube.sources.catalog.told import Told
+from embedcube.sources.catalog.unchanged import has_sidecar, is_settled
 from embedcube.windows import utc
 
 
-def status_of(path: str) -> list[int]:
-    """Size, inode, and the times at which the bytes and the entry of a file or folder changed (ns).
+class Decoder:
+    """Makes products of what is remembered."""
 
-    Raises:
-        OSError: there is none.
-    """
-    status = os.stat(path)  # noqa: PTH116, a Path takes longer than all else
-    return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
+    def __init__(self, told: Told) -> None:
+        self._product = TypeAdapter(Product)
+        self._known = TypeAdapter[Any](told.known_kind) if told.known_kind else None
 
+    def product(self, text: str) -> Product:
+        """The product of an Item."""
+        product = self._product.validate_json(text)
+        # to make each with `replace` takes longer
+        vars(product)["known"] = self.known(product.known)
+        return product
 
-def product_text(product: Product, item: Sequence[int]) -> str:
-    """What is remembered of the product of an Item, for `RememberedProduct`; empty where it is not to be remembered.
-
-    `item` is the status of the Item's file before it was read. That of the folders is taken here, thus before anybody
-    looks for sidecar files: what changes meanwhile has another one the next time.
-
-    Raises:
-        OSError: a folder of its files is gone.
-    """
-    files = {band: str(file.path) for band, file in product.files.items()}
-    folders = {folder: status_of(folder) for folder in dict.fromkeys(map(os.path.dirname, files.values()))}
-    if any(file.inner for file in product.files.values()):
-        return ""
-    if not is_settled(max(max(status[2:]) for status in (item, *folders.values()))):
-        return ""
-    return text_of([product.id, product.time, product.end, product.known, item, folders, files])
+    def known(self, values: Any) -> Any:
+        """What `Product.known` is, of plain values."""
+        return values if self._known is None or values is None else self._known.validate_python(values)
 
 
-class RememberedProduct(Product):
-    """The product of an Item that is as it was; all but id, times and `known` is read when it is asked for."""
-
-    path: str
-    """of the Item's file"""
-    paths: dict[str, str]
-    """of the files, by band"""
-    scene: str
-    """what is remembered of its scene"""
-    _read: Callable[[], Product]
-
-    @cached_property
-    def files(self) -> dict[str, File]:
-        """As those of `Product`."""
-        return self._read().files
-
-    @cached_property
-    def bbox(self) -> Box | None:
-        """As that of `Product`."""
-        return self._read().bbox
-
-    @cached_property
-    def item(self) -> ItemPlace | None:
-        """As that of `Product`."""
-        return self._read().item
-
-
-def remembered_product(
-    memory: Memory, path: str, known: Callable[[Any], Any], read: Callable[[str], Product]
-) -> RememberedProduct | None:
-    """The product of the Item at `path`, if Item and files are as they were; None where that is not known.
-
-    `known` makes what `Product.known` is of plain values, `read` the product of the text that is remembered of it.
-    """
-    text = memory.text("scene", path)
-    if text is None:
+def remembered_product(file: Path | str, decoder: Decoder, *, alone: bool = False) -> RememberedProduct | None:
+    """The product of the Item in a file, if Item and files are as they were; None where that is not known."""
+    memory, path = memory_in_use(), str(file)
+    if memory is None or memory.inventory is None or (text := memory.text("scene", path)) is None:
         return None
     about, statuses, scene = text.split("\n")
     id, time, end, values, item, folders, files = from_json(about)
@@ -94,12 +52,64 @@ def remembered_product(
         return None
     memory.keep_again("item", path)
     memory.told[path] = f"{about}\n{statuses}"
+
+    def read() -> Product:
+        return decoder.product(memory.text("item", path) or "")
+
     one = object.__new__(RememberedProduct)
     vars(one).update(
-        id=id, time=_moment(time), end=_moment(end) if end else None, known=known(values), missing={}, properties={},
-        path=path, paths=files, scene=scene, _read=lambda: read(memory.text("item", path) or ""),
+        id=id, time=_moment(time), end=_moment(end) if end else None, known=decoder.known(values), path=path,
+        paths=files, scene=scene, alone=alone, missing={}, properties={}, _read=read,
     )  # fmt: skip
     return one
+
+
+class KnownFolders:
+    """Folders with one Item and its images that are as they were, with these: there is no need to list them."""
+
+    def __init__(self, told: Told) -> None:
+        self._memory, self._decoder = memory_in_use(), Decoder(told)
+        self.last: RememberedProduct | None = None
+        """the product in the folder that was asked for last, if it is known"""
+
+    def is_known(self, folder: str) -> bool:
+        """Whether a folder is known."""
+        self.last = None
+        if self._memory is None or (text := self._memory.text("folder", folder)) is None:
+            return False
+        path, *status = from_json(text)
+        try:
+            if status_of(folder) == status:
+                self.last = remembered_product(path, self._decoder, alone=True)
+        except OSError:
+            return False
+        if self.last is not None:
+            self._memory.keep_again("folder", folder)
+        return self.last is not None
+
+
+class FoldersOfItems:
+    """Folders with one Item and images, in which nothing else is looked at."""
+
+    def __init__(self) -> None:
+        self._begun_ns = time.time_ns()
+        self._images: dict[str, list[str]] = {}
+
+    def add(self, item: Path, images: list[str]) -> None:
+        """Note a folder with nothing but files, by the Item in it; it was listed after this object had been made."""
+        self._images[str(item)] = images
+
+    def remember(self, product: Product, paths: Collection[str]) -> None:
+        """Remember the folder of a product if all images in it are the product's files, and it has no others."""
+        memory, path = memory_in_use(), item_path(product)
+        if memory is None or (images := self._images.pop(path, None)) is None:
+            return
+        folder, _ = os.path.split(path)
+        if {*paths} != {f"{folder}/{image}" for image in images} or any(suffix in folder for suffix in PACKED):
+            return
+        status = status_of(folder)
+        if is_settled(max(status[2:]), self._begun_ns):
+            memory.keep("folder", folder, Entry(token=b"", text=to_json([path, *status]).decode()))
 
 
 def _moment(text: str) -> datetime:
@@ -116,42 +126,3 @@ def _is_unchanged(
     except OSError:
         return False
     return same or not any(has_sidecar(Path(file)) for file in files)
-
-
-def remembered_scene(
-    memory: Memory | None, product: Product, archive: str, id: str, acquisition: str
-) -> RememberedScene | None:
-    """The scene of a product, if it is remembered and has this id and acquisition."""
-    if memory is None or memory.inventory is None or not isinstance(product, RememberedProduct):
-        return None
-    scene = RememberedScene.of(product.scene, archive, product.time, product.end, memory.inventory)
-    if (scene.id, scene.acquisition) != (id, acquisition):
-        return None
-    memory.keep_again("files", " ".join(f"{band}={path}" for band, path in product.paths.items()))
-    return scene
-
-
-def item_path(product: Product) -> str:
-    """The path of the file of the Item that describes a product; empty if none does."""
-    if isinstance(product, RememberedProduct):
-        return product.path
-    return product.item.path if product.item else ""
-
-
-def forget_item(memory: Memory, product: Product) -> None:
-    """Do not remember the scene of a product, whose files are to be looked at again."""
-    memory.told.pop(item_path(product), None)
-
-
-def remember_scene(memory: Memory, path: str, scene: Scene, series: Callable[[Scene], str]) -> None:
-    """Remember the scene of the Item at `path`, when all is decided, if Item and files may be trusted the next time."""
-    about = memory.told.pop(path, "")
-    if not about or scene.verdict:
-        return
-    if isinstance(scene, RememberedScene) and scene.as_it_was:
-        memory.keep_again("scene", path)
-    elif storable(scene) is scene:
-        if "\n" not in about:
-            noted = [(one.size, one.noted.inode, one.noted.modified_ns, one.noted.changed_ns) for one in scene.assets]
-            about = f"{about}\n{to_json(noted).decode()}"
-        memory.keep("scene", path, Entry(token=b"", text=f"{about}\n{scene_text(scene, series(scene))}"))

@@ -70,9 +70,9 @@ def settled(assets: Sequence[Asset]) -> bool:
     return all(is_settled(max(asset.noted.modified_ns, asset.noted.changed_ns)) for asset in assets)
 
 
-def is_settled(changed_ns: int) -> bool:
-    """Whether a change of a file that was looked at just now lies a while back."""
-    return changed_ns < time.time_ns() - int(SETTLED_S * 1e9)
+def is_settled(changed_ns: int, looked_ns: int | None = None) -> bool:
+    """Whether a change of a file lay a while back when it was looked at, which was just now if no moment is given."""
+    return changed_ns < (time.time_ns() if looked_ns is None else looked_ns) - int(SETTLED_S * 1e9)
 
 
 def assets_text(assets: Sequence[Asset]) -> str:

@@ -24,7 +24,7 @@ from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
 from embedcube.sources.catalog.missing import several_in_words
 from embedcube.sources.catalog.products import Known, Product, by_time
-from embedcube.sources.catalog.remembered_items import item_path, remember_scene, remembered_scene
+from embedcube.sources.catalog.remembered_product import item_path, remember_scene, remembered_scene
 from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.evidence import Evidence, Judge, undeclared
