@@ -16,7 +16,7 @@ from pydantic_core import from_json
 from pyproj import CRS
 
 from embedcube.campaign.boxes import Box, footprint, in_range
-from embedcube.campaign.remembered_scene import RememberedScene, bands_of
+from embedcube.campaign.remembered_scene import RememberedScene, bands_of, whole
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Noted, Scene, digest_of_facts, is_weak, shows
 from embedcube.campaign.seals import read_digested
@@ -71,6 +71,7 @@ class _Texts(Pieces):
 
 def text_of(scene: Scene) -> Text:
     """A scene as JSON, and what was noted of its files."""
+    scene = whole(scene)
     return scene.to_json(), json.dumps([list(vars(note).values()) for note in scene.notes])
 
 

@@ -106,6 +106,14 @@ class RememberedScene(Scene):
         """As that of `Scene`."""
         return self.read().to_json()
 
+    def __eq__(self, other: object) -> bool:
+        """Whether another scene has the same facts, remembered or not."""
+        return self.read() == whole(other) if isinstance(other, Scene) else NotImplemented
+
+    def __hash__(self) -> int:
+        """As that of `Scene`."""
+        return hash(self.read())
+
 
 def looked_at(scene: Scene, words: str, asks: bool) -> Scene:
     """The scene when its pixels have been looked at, with what they contradict as its verdict."""

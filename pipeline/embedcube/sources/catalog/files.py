@@ -195,8 +195,8 @@ def _folders(
             continue
         folder, below, plain = Folder(path=Path(place)), list[str](), True
         for entry in _entries(place, folder):
-            plain = plain and entry.is_file(follow_symlinks=False)
             try:
+                plain = plain and entry.is_file(follow_symlinks=False)
                 if entry.is_dir():
                     if _is_product(entry.path, is_product):
                         folder.files.append(entry.name)

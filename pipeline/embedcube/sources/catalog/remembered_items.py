@@ -102,7 +102,7 @@ class FoldersOfItems:
     def remember(self, product: Product, paths: Collection[str]) -> None:
         """Remember the folder of a product if all images in it are the product's files, and it has no others."""
         memory, path = memory_in_use(), item_path(product)
-        if memory is None or (images := self._images.pop(path, None)) is None:
+        if memory is None or not memory.told.get(path) or (images := self._images.pop(path, None)) is None:
             return
         folder, _ = os.path.split(path)
         if {*paths} != {f"{folder}/{image}" for image in images} or any(suffix in folder for suffix in PACKED):
