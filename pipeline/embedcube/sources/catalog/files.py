@@ -157,8 +157,8 @@ def walk(
     """Every folder below `root` and what is in it, in a fixed order.
 
     A folder for whose path `is_product` is true counts as a file of its parent. A link to a folder is followed once,
-    and not at all where the folder lies below `root` too. A folder for whose path `is_known` is true is not listed: it
-    comes without its files.
+    and not at all where the folder lies below `root` too. A folder for whose path `is_known` is true is neither listed
+    nor given; it is asked when the folders before it have been given.
 
     Raises:
         RequestError: a folder may not be listed.
@@ -166,23 +166,26 @@ def walk(
     """
     seen: list[str] = []
     links: list[str] = []
-    for place in _folders(str(root), is_product, is_known, links, None):
-        seen.append(str(place.path))
-        yield place
+
+    def is_new(place: str) -> bool:
+        seen.append(place)
+        return not is_known(place)
+
+    yield from _folders(str(root), is_product, is_new, links, None)
     # folders are compared only where there are links at all: it is one more question to the file system for each
     known = {identity(Path(place)) for place in seen} if links else set()
     while links:
-        yield from _folders(links.pop(0), is_product, is_known, links, known)
+        yield from _folders(links.pop(0), is_product, is_new, links, known)
 
 
 def _folders(
     root: str,
     is_product: Callable[[str], bool],
-    is_known: Callable[[str], bool],
+    is_new: Callable[[str], bool],
     links: list[str],
     known: set[tuple[int, int]] | None,
 ) -> Iterator[Folder]:
-    """The folders from `root` on that are not `known`, to which they are added; `links` to folders are noted."""
+    """The folders from `root` on that are new and not `known`, to which all are added; `links` to folders are noted."""
     waiting = [root]
     while waiting:
         place = waiting.pop()
@@ -190,8 +193,7 @@ def _folders(
             if (found := identity(Path(place))) in known:
                 continue
             known.add(found)
-        if is_known(place):
-            yield Folder(path=Path(place))
+        if not is_new(place):
             continue
         folder, below, plain = Folder(path=Path(place)), list[str](), True
         for entry in _entries(place, folder):

@@ -177,11 +177,8 @@ class _Listed:
         """files and stores that are not read, and what to do"""
         self.with_one_item = FoldersOfItems()
         """folders with an Item and images, and nothing else that is looked at"""
-        remembered = KnownFolders(told)
-        for folder in walk(root, lambda path: _is_product(path) or is_store(path), remembered.is_known):
-            if (product := remembered.last) is not None:
-                self.items.append(product)
-                continue
+        known_folders = KnownFolders(told, self.items)
+        for folder in walk(root, lambda path: _is_product(path) or is_store(path), known_folders.is_known):
             items = [folder.path / name for name in folder.files if name.endswith(".json")]
             self.items += items
             packed = [name for name in folder.files if _is_product(name)]

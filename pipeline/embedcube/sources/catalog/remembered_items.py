@@ -6,7 +6,7 @@ has not changed no sidecar file has come.
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,21 @@ class Decoder:
         return values if self._known is None or values is None else self._known.validate_python(values)
 
 
-def remembered_product(file: Path | str, decoder: Decoder, *, alone: bool = False) -> RememberedProduct | None:
-    """The product of the Item in a file, if Item and files are as they were; None where that is not known."""
+def remembered_product(
+    file: Path | str, decoder: Decoder, *, alone: Mapping[str, list[int]] | None = None
+) -> RememberedProduct | None:
+    """The product of the Item in a file, if Item and files are as they were; None where that is not known.
+
+    `alone` is the status of its folder where that is known to hold nothing else.
+    """
     memory, path = memory_in_use(), str(file)
     if memory is None or memory.inventory is None or (text := memory.text("scene", path)) is None:
         return None
     about, statuses, scene = text.split("\n")
     id, time, end, values, item, folders, files = from_json(about)
-    if not _is_unchanged(path, item, folders, list(files.values()), from_json(statuses)):
+    # there is no need to ask for the folder twice
+    others = {} if folders == alone else folders
+    if not _is_unchanged(path, item, others, list(files.values()), from_json(statuses)):
         return None
     memory.keep_again("item", path)
     memory.told[path] = f"{about}\n{statuses}"
@@ -59,7 +66,7 @@ def remembered_product(file: Path | str, decoder: Decoder, *, alone: bool = Fals
     one = object.__new__(RememberedProduct)
     vars(one).update(
         id=id, time=_moment(time), end=_moment(end) if end else None, known=decoder.known(values), path=path,
-        paths=files, scene=scene, alone=alone, missing={}, properties={}, _read=read,
+        paths=files, scene=scene, alone=alone is not None, missing={}, properties={}, _read=read,
     )  # fmt: skip
     return one
 
@@ -67,25 +74,25 @@ def remembered_product(file: Path | str, decoder: Decoder, *, alone: bool = Fals
 class KnownFolders:
     """Folders with one Item and its images that are as they were, with these: there is no need to list them."""
 
-    def __init__(self, told: Told) -> None:
-        self._memory, self._decoder = memory_in_use(), Decoder(told)
-        self.last: RememberedProduct | None = None
-        """the product in the folder that was asked for last, if it is known"""
+    def __init__(self, told: Told, items: list[Path | RememberedProduct]) -> None:
+        """The products of known folders are added to `items`."""
+        self._memory, self._decoder, self._items = memory_in_use(), Decoder(told), items
 
     def is_known(self, folder: str) -> bool:
-        """Whether a folder is known."""
-        self.last = None
+        """Whether a folder is known; then its product is added."""
         if self._memory is None or (text := self._memory.text("folder", folder)) is None:
             return False
         path, *status = from_json(text)
         try:
-            if status_of(folder) == status:
-                self.last = remembered_product(path, self._decoder, alone=True)
+            if status_of(folder) != status:
+                return False
         except OSError:
             return False
-        if self.last is not None:
+        product = remembered_product(path, self._decoder, alone={folder: status})
+        if product is not None:
             self._memory.keep_again("folder", folder)
-        return self.last is not None
+            self._items.append(product)
+        return product is not None
 
 
 class FoldersOfItems:
