@@ -4,7 +4,7 @@ Whatever else is asked of it is read from the inventory then. So an archive of a
 by a few is indexed without making all scenes again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, replace
 from datetime import datetime
 from functools import cached_property
@@ -59,9 +59,9 @@ class RememberedScene(Scene):
         vars(one).update(values)
         return one
 
-    def but(self, **decided: Any) -> "RememberedScene":
-        """The same scene with other decisions."""
-        return self._made(vars(self) | decided)
+    def but(self, decided: Mapping[str, Any]) -> "RememberedScene":
+        """The same scene with other decisions, by field."""
+        return self._made({**vars(self), **decided})
 
     @cached_property
     def assets(self) -> tuple[Asset, ...]:
@@ -95,7 +95,7 @@ class RememberedScene(Scene):
 
     def filling(self) -> Scene:
         """As that of `Scene`."""
-        return self.but(processing=f"{self._more['base']}; {FILLS}")
+        return self.but({"processing": f"{self._more['base']}; {FILLS}"})
 
     def read(self) -> Scene:
         """All of the scene, with what is decided now."""
@@ -118,13 +118,13 @@ class RememberedScene(Scene):
 def looked_at(scene: Scene, words: str, asks: bool) -> Scene:
     """The scene when its pixels have been looked at, with what they contradict as its verdict."""
     if isinstance(scene, RememberedScene) and not words:
-        return scene.but(seen=True)
+        return scene.but({"seen": True})
     return replace(whole(scene), verdict=words, asks=asks, seen=True)
 
 
 def superseded(scene: Scene, by: str) -> Scene:
     """The scene when the one with the id `by` is used instead."""
-    return scene.but(superseded_by=by) if isinstance(scene, RememberedScene) else replace(scene, superseded_by=by)
+    return scene.but({"superseded_by": by}) if isinstance(scene, RememberedScene) else replace(scene, superseded_by=by)
 
 
 def bands_of(scene: Scene) -> tuple[str, ...]:
