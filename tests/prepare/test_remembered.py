@@ -3,22 +3,27 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import rasterio
 from tests.conftest import Campaign
 from tests.edge.scenes import Scene, two_bands_of, write_scene
 
 from embedcube.campaign.inventory import read_inventory
+from embedcube.campaign.inventory_rows import Pieces, Rows
 from embedcube.campaign.load import load_campaign
 from embedcube.campaign.run_folder import RunDir
 from embedcube.errors import RequestError
 from embedcube.prepare.index import index
+from embedcube.sources import believed
 from embedcube.sources.catalog import unchanged
 from embedcube.sources.catalog.digests import Look
+from embedcube.sources.catalog.files import read_bounded
 
 WEST, NORTH, SIDE = 400_000.0, 5_600_000.0, 160
 
@@ -143,9 +148,38 @@ def same_id(archive: Path) -> None:
     shutil.copytree(archive / "scene1", archive / "a copy")
 
 
+def earlier_in_the_pass(archive: Path) -> None:
+    """A product of the same pass, before the others: what it is called changes for all."""
+    scene = json.loads((archive / "scene1/scene1.json").read_text())
+    write(archive, 7, datetime=scene["properties"]["datetime"].replace(":00Z", ":30Z"))
+
+
+def a_link_to_a_folder(archive: Path) -> None:
+    (archive / "linked").symlink_to(shutil.copytree(archive / "scene1", archive.parent / "elsewhere"))
+
+
+def another_image(archive: Path) -> None:
+    """An image of a day of its own, which no Item names, in a folder that held an Item and its images alone."""
+    shutil.copy(archive / "scene1/B02.tif", archive / "scene1/T32UNA_20230711T103021_B02.tif")
+    shutil.copy(archive / "scene1/B03.tif", archive / "scene1/T32UNA_20230711T103021_B03.tif")
+
+
 @pytest.mark.parametrize(
     "change",
-    [other_header, other_item, other_band, no_file, a_folder, no_scene, a_mask, newer_baseline, same_id],
+    [
+        other_header,
+        other_item,
+        other_band,
+        no_file,
+        a_folder,
+        no_scene,
+        a_mask,
+        newer_baseline,
+        same_id,
+        earlier_in_the_pass,
+        a_link_to_a_folder,
+        another_image,
+    ],
 )
 def test_what_changes_is_noticed(campaign: Campaign, change: Callable[[Path], None]) -> None:
     before = campaign.run.inventory.read_bytes()
@@ -193,3 +227,89 @@ def test_another_question_is_not_answered_by_the_last_one(campaign: Campaign, mo
     assert len(names) == 12
     scenes = read_inventory(load_campaign(campaign.file), campaign.run)
     assert {asset.nodata for asset in scenes[0].assets} == {7.0}
+
+
+def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders whose entries are read from now on."""
+    names: list[str] = []
+    scandir = os.scandir
+
+    def noting(place: str) -> Iterator[os.DirEntry[str]]:
+        names.append(Path(place).name)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", noting)
+    return names
+
+
+def test_of_what_has_not_changed_nothing_is_opened(campaign: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Item is read, no folder of an Item listed, and no row of the inventory is made again."""
+    write(campaign.file.parent / "archive", 3)
+    names, items, rows = listed(monkeypatch), list[str](), list[str]()
+    made = Rows.made
+
+    def reading(path: Path, most: int) -> bytes:
+        items.append(path.name)
+        return read_bounded(path, most)
+
+    def making(self: Rows, pieces: Pieces) -> list[pyarrow.RecordBatch]:
+        rows.extend(json.loads(text)["id"] for piece in pieces for text, _ in piece)
+        return made(self, pieces)
+
+    monkeypatch.setattr("embedcube.sources.catalog.items.read_bounded", reading)
+    monkeypatch.setattr(Rows, "made", making)
+    scenes = index(load_campaign(campaign.file), campaign.run)
+    assert (names, items) == (["archive", "scene3"], ["scene3.json"])
+    # the first one tells the columns
+    assert rows == ["scene0", "scene3"]
+    assert [scene.assets[0].band for scene in scenes] == ["B02"] * 4
+    assert scenes == list(read_inventory(load_campaign(campaign.file), campaign.run))
+
+
+CHANGES = ("add", "add", "add", "remove", "other_item", "baseline", "copy", "touch", "sidecar")
+
+
+def change(archive: Path, rng: np.random.Generator) -> None:
+    """Change something of an archive by chance."""
+    places = sorted(place for place in archive.iterdir() if place.is_dir())
+    place = places[rng.integers(len(places))]
+    [path] = place.glob("*.json")
+    match CHANGES[rng.integers(len(CHANGES))]:
+        case "add":
+            minutes = int(rng.choice([1, 1, 2, 40, 100]) * rng.integers(1, 20))
+            time = datetime.fromisoformat("2023-06-10T10:00:00+00:00") + timedelta(minutes=minutes)
+            number = int(rng.integers(1000, 1_000_000))
+            facts = {"platform": str(rng.choice(["sentinel-2a", "sentinel-2b", ""])), "s2:mgrs_tile": "32UNA"}
+            if rng.random() < 0.5:
+                facts |= {"s2:datatake_id": "", "sat:absolute_orbit": str(rng.integers(4, 6))}
+            write(archive, number, **facts, datetime=time.isoformat())
+        case "remove" if len(places) > 1:
+            shutil.rmtree(place)
+        case "other_item":
+            path.write_text(path.read_text().replace("05.09", "05.1"))
+        case "baseline" | "copy" as kind:
+            other = shutil.copytree(place, archive / f"{place.name}x{rng.integers(1000)}") / path.name
+            if kind == "baseline":
+                document = json.loads(other.read_text())
+                document["properties"]["s2:processing_baseline"] = str(rng.choice(["05.10", "04.00", "05.11"]))
+                other.write_text(json.dumps(document | {"id": other.parent.name}))
+        case "touch":
+            os.utime(path)
+        case "sidecar":
+            (place / "B02.tif.aux.xml").write_text("<PAMDataset></PAMDataset>")
+        case _:
+            pass
+
+
+@pytest.mark.parametrize("seed", [1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 40))])
+def test_an_archive_that_changes_by_chance(campaign: Campaign, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After every change the inventory is that of an `index` from nothing, where few scenes are looked at."""
+    monkeypatch.setattr(believed, "_FIRST", 2)
+    monkeypatch.setattr(believed, "_SHARE", 3)
+    campaign.change(lambda document: document["archives"]["s2"].update(offset=-100))
+    rng = np.random.default_rng(seed)
+    extended(campaign)
+    for _ in range(5):
+        for _ in range(rng.integers(1, 4)):
+            change(campaign.file.parent / "archive", rng)
+        assert extended(campaign) == from_nothing(campaign)

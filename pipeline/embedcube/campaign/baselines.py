@@ -12,6 +12,7 @@ import numpy as np
 import shapely
 
 from embedcube.campaign.boxes import Box, width
+from embedcube.campaign.remembered_scene import has_files
 from embedcube.campaign.scene import NOWHERE, Scene
 
 _SAME = 0.9
@@ -74,10 +75,10 @@ class _Footprints:
         nowhere: list[int] = []
         for place in places:
             scene = scenes[place]
-            if scene.bbox == NOWHERE and not scene.assets:
+            if scene.bbox == NOWHERE and not has_files(scene):
                 nowhere.append(place)
             else:
-                by_box[_rounded(scene.bbox), bool(scene.assets)].append(place)
+                by_box[_rounded(scene.bbox), has_files(scene)].append(place)
         self.overlapping: list[tuple[int, int]] = []
         """numbers of groups that overlap, each pair both ways"""
         boxes = list(by_box)

@@ -16,6 +16,7 @@ from pydantic_core import from_json
 from pyproj import CRS
 
 from embedcube.campaign.boxes import Box, footprint, in_range
+from embedcube.campaign.remembered_scene import RememberedScene, bands_of, whole
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Noted, Scene, digest_of_facts, is_weak, shows
 from embedcube.campaign.seals import read_digested
@@ -70,6 +71,7 @@ class _Texts(Pieces):
 
 def text_of(scene: Scene) -> Text:
     """A scene as JSON, and what was noted of its files."""
+    scene = whole(scene)
     return scene.to_json(), json.dumps([list(vars(note).values()) for note in scene.notes])
 
 
@@ -105,8 +107,20 @@ class Earlier:
         texts, noted = (self.table[name].combine_chunks() for name in ("embedcube:scene", "embedcube:noted"))
         for scene in scenes:
             row = self.rows.get((scene.archive, scene.id))
-            if row is not None and text_of(scene) == (texts[row].as_py(), noted[row].as_py()):
+            if row is None:
+                continue
+            if isinstance(scene, RememberedScene):
+                same = scene.as_it_was
+            else:
+                same = text_of(scene) == (texts[row].as_py(), noted[row].as_py())
+            if same:
                 self.same[scene.archive, scene.id] = row
+
+    def scene(self, archive: str, id: str) -> Scene:
+        """A scene as it was."""
+        row = self.rows[archive, id]
+        text, noted = (self.table[name][row].as_py() for name in ("embedcube:scene", "embedcube:noted"))
+        return Scene.from_json(text, notes_from(noted))
 
     def digest_and_notes(self, scene: Scene) -> tuple[str, list[Noted]]:
         """The digest that the scene with this id had, and what was noted of its files; nothing if there was none."""
@@ -132,7 +146,7 @@ class Rows:
     @classmethod
     def of(cls, asked: Mapping[str, str], extent: str, scenes: Sequence[Scene]) -> "Rows":
         """What the rows of a table of these scenes have in common."""
-        bands = tuple(dict.fromkeys(asset.band for scene in scenes for asset in scene.assets))
+        bands = tuple(dict.fromkeys(band for scene in scenes for band in bands_of(scene)))
         return cls(asked=dict(asked), extent=extent, bands=bands, lasting=any(scene.end for scene in scenes))
 
     def made(self, pieces: Pieces) -> list[pyarrow.RecordBatch]:
@@ -218,25 +232,30 @@ def write_rows(
     from stac_geoparquet.arrow import to_parquet
 
     [first] = rows.made([[text_of(scenes[0])]])
-    if earlier is not None and not _fits(rows, first.schema, earlier):
-        earlier = None
-    taken = [earlier.same.get((scene.archive, scene.id)) if earlier else None for scene in scenes]
+    table = None if earlier is None else _fitting(rows, first.schema, earlier.table)
+    same = {} if earlier is None or table is None else earlier.same
+    taken = [same.get((scene.archive, scene.id)) for scene in scenes]
     new = [scene for scene, row in zip(scenes, taken, strict=True) if row is None]
     # columns, some thousand rows at a time: as dictionaries, a hundred thousand Items are a GB
     pieces = _Texts(new)
     made = spread(rows.made, pieces) if spread else (batch for one in pieces for batch in rows.made([one]))
-    batches = _joined(made) if earlier is None else _merged(earlier.table, made, taken)
+    batches = _joined(made) if table is None else _merged(table, made, taken)
     to_parquet(pyarrow.RecordBatchReader.from_batches(first.schema, batches), path)
 
 
-def _fits(rows: Rows, schema: pyarrow.Schema, earlier: Earlier) -> bool:
-    """Whether rows of an earlier inventory may stand in a table."""
-    table = earlier.table
-    if not table.schema.equals(schema, check_metadata=True):
-        return False
+def _fitting(rows: Rows, schema: pyarrow.Schema, table: pyarrow.Table) -> pyarrow.Table | None:
+    """The rows of an earlier inventory with this schema; None where they may not stand in such a table."""
+    if table.schema.names != schema.names:
+        return None
+    try:
+        # Parquet calls the values of a list otherwise
+        table = table.cast(schema)
+    except (pyarrow.ArrowException, ValueError):
+        return None
     names = ("embedcube:archive", "embedcube:asked", "embedcube:made_for")
     kinds = table.group_by([*names]).aggregate([]).to_pylist()
-    return all(rows.asked.get(one[names[0]]) == one[names[1]] and one[names[2]] == rows.extent for one in kinds)
+    fits = all(rows.asked.get(one[names[0]]) == one[names[1]] and one[names[2]] == rows.extent for one in kinds)
+    return table if fits else None
 
 
 def _merged(

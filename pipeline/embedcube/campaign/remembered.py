@@ -4,7 +4,7 @@ It holds nothing that another stage reads, and may be removed at any time: `inde
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -13,19 +13,27 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 
 from embedcube.campaign.run_folder import RunDir, replacing
+from embedcube.campaign.scene import Scene
 from embedcube.campaign.seals import read_sealed
 from embedcube.campaign.tables import read_columns
 from embedcube.errors import RequestError
 
-Kind = Literal["item", "files", "look"]
+Kind = Literal["item", "files", "look", "scene", "folder"]
 """What is remembered: the product of the file of a STAC Item, the description of the files of a product, what was seen
-of a scene's pixels"""
+of a scene's pixels, what was decided about the scene of an Item, and that a folder holds one Item with its files"""
 
 _COLUMNS = ("archive", "kind", "key", "token", "text")
+_SCHEMA = pyarrow.schema(
+    zip(_COLUMNS, [*[pyarrow.string()] * 3, pyarrow.binary(), pyarrow.large_string()], strict=True)
+)
+
+_AT_ONCE = 1 << 13
+"""entries that are written at once; more are never held"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,16 +46,46 @@ class Entry:
     """what was found out, as JSON"""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What is remembered of one archive."""
+    """What is remembered of one archive: from the last `index`, and in this one for the next."""
 
-    before: Mapping[tuple[Kind, str], Entry] = field(default_factory=dict)
-    """from the last `index`, by kind and key"""
-    now: dict[tuple[Kind, str], Entry] = field(default_factory=dict)
-    """of this one, for the next"""
-    still: dict[int, tuple[object, Entry]] = field(default_factory=dict)
-    """by `id`, products whose files have been found unchanged in this `index`, and what is remembered of the files"""
+    def __init__(self, archive: str, before: pyarrow.Table, file: "_File") -> None:
+        """`before` are the rows of the last file for this archive; `file` is the one that is written."""
+        self._archive, self._before, self._file = archive, before, file
+        self._tokens, self._texts = (before[name].combine_chunks() for name in ("token", "text"))
+        self._rows: dict[Kind, dict[str, int]] = {}
+        self.inventory: Callable[[str], Scene] | None = None
+        """gives the scene with an id as the last inventory has it; None where there is no such inventory"""
+        self.told: dict[str, str] = {}
+        """by path of the file of an Item, what will be remembered of its product together with its scene"""
+
+    def get(self, kind: Kind, key: str) -> Entry | None:
+        """What the last `index` found out; None if it is not remembered."""
+        row = self._row(kind, key)
+        return None if row is None else Entry(token=self._tokens[row].as_py(), text=self._texts[row].as_py())
+
+    def text(self, kind: Kind, key: str) -> str | None:
+        """The text of `get` alone."""
+        row = self._row(kind, key)
+        text: str | None = None if row is None else self._texts[row].as_py()
+        return text
+
+    def keep(self, kind: Kind, key: str, entry: Entry) -> None:
+        """Remember something for the next `index`."""
+        self._file.add(self._archive, kind, key, entry)
+
+    def keep_again(self, kind: Kind, key: str) -> None:
+        """Remember something as it is remembered from the last `index`, if it is."""
+        row = self._row(kind, key)
+        if row is not None:
+            self._file.add_row(self._before, row)
+
+    def _row(self, kind: Kind, key: str) -> int | None:
+        if kind not in self._rows:
+            found = np.flatnonzero(self._before["kind"].to_numpy(zero_copy_only=False) == kind)
+            keys = self._before["key"].take(found).to_pylist()
+            self._rows[kind] = dict(zip(keys, found.tolist(), strict=True))
+        return self._rows[kind].get(key)
 
 
 _memory: ContextVar[Memory | None] = ContextVar("memory", default=None)
@@ -68,50 +106,95 @@ def memory_in_use() -> Memory | None:
     return _memory.get()
 
 
-def read_remembered(run: RunDir, versions: Mapping[str, str], asked: Mapping[str, str]) -> dict[str, Memory]:
-    """For each archive of `asked` what is remembered; nothing of archives that were asked for otherwise.
+@dataclass(frozen=True, kw_only=True)
+class Memories:
+    """The memories of all archives of which something is remembered, by name."""
 
-    Nothing at all where it was found out with other `versions`, or is damaged, or not of the inventory that is there.
+    of: Mapping[str, Memory]
+    told: dict[str, Any] = field(default_factory=dict)
+    """what the seal of the inventory says of the file that was written; empty before it is"""
+
+
+@contextmanager
+def memories(run: RunDir, versions: Mapping[str, str], asked: Mapping[str, str], *, before: bool) -> Iterator[Memories]:
+    """Memories of the archives of `asked`; when the block ends well, what they keep is in remembered.parquet.
+
+    Nothing is taken from the last file without `before`, nor of an archive that was asked for otherwise; and nothing at
+    all where it was found out with other `versions`, or is damaged, or not of the inventory that is there.
     """
+    versions = {**versions, "embedcube": _own_version()}
+    rows = _before(run, versions, asked) if before else {}
+    with replacing(run.remembered) as temporary:
+        with _File(temporary) as file:
+            nothing = _SCHEMA.empty_table()
+            memories = Memories(of={name: Memory(name, rows.get(name, nothing), file) for name in asked})
+            yield memories
+        with temporary.open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
+        memories.told.update(sha256=digest, versions=versions, asked=dict(asked))
+
+
+def _before(run: RunDir, versions: Mapping[str, str], asked: Mapping[str, str]) -> dict[str, pyarrow.Table]:
+    """For each archive that was asked for in the same way, the rows of the last file."""
     try:
         stated = read_sealed(run.inventory_seal, "index")["remembered"]
-        if stated["versions"] != {**versions, "embedcube": _own_version()}:
+        if stated["versions"] != versions:
             return {}
-        columns = read_columns(run.remembered, stated["sha256"], _COLUMNS, "index").to_pydict()
+        table = read_columns(run.remembered, stated["sha256"], _COLUMNS, "index").cast(_SCHEMA)
+        same = [archive for archive, digest in asked.items() if stated["asked"].get(archive) == digest]
     except (OSError, KeyError, TypeError, RequestError):
         return {}
-    found: dict[str, dict[tuple[Kind, str], Entry]] = {
-        archive: {} for archive, digest in asked.items() if stated["asked"].get(archive) == digest
-    }
-    for archive, kind, key, token, text in zip(*map(columns.__getitem__, _COLUMNS), strict=True):
-        if archive in found:
-            found[archive][kind, key] = Entry(token=token, text=text)
-    return {archive: Memory(before=entries) for archive, entries in found.items()}
+    archives = table["archive"].to_numpy(zero_copy_only=False)
+    if set(archives) == {*same} and len(same) == 1:
+        return {same[0]: table.combine_chunks()}  # spares a copy
+    return {name: table.take(np.flatnonzero(archives == name)).combine_chunks() for name in same}
 
 
-def write_remembered(
-    run: RunDir, memories: Mapping[str, Memory], versions: Mapping[str, str], asked: Mapping[str, str]
-) -> dict[str, Any]:
-    """Write what was found out; returns what the seal of the inventory says of it."""
-    rows = [
-        (archive, kind, key, entry.token, entry.text)
-        for archive, memory in memories.items()
-        for (kind, key), entry in memory.now.items()
-    ]
-    columns = zip(*rows, strict=True) if rows else ((),) * len(_COLUMNS)
-    types = [pyarrow.string()] * 3 + [pyarrow.binary(), pyarrow.large_string()]
-    arrays = [pyarrow.array(column, type) for column, type in zip(columns, types, strict=True)]
-    with replacing(run.remembered) as temporary:
-        pyarrow.parquet.write_table(
-            pyarrow.Table.from_arrays(arrays, _COLUMNS),
-            temporary,
-            compression="zstd",
-            use_dictionary=["archive", "kind"],
-            write_statistics=False,
+class _File:
+    """The file that is written, some thousand entries at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = pyarrow.parquet.ParquetWriter(
+            path, _SCHEMA, compression="zstd", use_dictionary=["archive", "kind"], write_statistics=False
         )
-        with temporary.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"sha256": digest, "versions": {**versions, "embedcube": _own_version()}, "asked": dict(asked)}
+        self._new: list[tuple[str, str, str, bytes, str]] = []
+        self._again: list[int] = []
+        self._table: pyarrow.Table | None = None
+
+    def __enter__(self) -> "_File":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._write_new()
+            self._write_again()
+        finally:
+            self._writer.close()
+
+    def add(self, archive: str, kind: Kind, key: str, entry: Entry) -> None:
+        """Write one entry."""
+        self._new.append((archive, kind, key, entry.token, entry.text))
+        if len(self._new) == _AT_ONCE:
+            self._write_new()
+
+    def add_row(self, table: pyarrow.Table, row: int) -> None:
+        """Write the row of a table."""
+        if table is not self._table or len(self._again) == _AT_ONCE:
+            self._write_again()
+            self._table = table
+        self._again.append(row)
+
+    def _write_new(self) -> None:
+        if self._new:
+            columns = zip(*self._new, strict=True)
+            arrays = [pyarrow.array(column, kind) for column, kind in zip(columns, _SCHEMA.types, strict=True)]
+            self._writer.write_table(pyarrow.Table.from_arrays(arrays, schema=_SCHEMA))
+            self._new.clear()
+
+    def _write_again(self) -> None:
+        if self._table is not None and self._again:
+            self._writer.write_table(self._table.take(self._again))
+            self._again.clear()
 
 
 @cache

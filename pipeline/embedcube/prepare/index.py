@@ -5,7 +5,6 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -16,23 +15,21 @@ import rasterio
 from embedcube.campaign.inventory import asked_of, write_inventory
 from embedcube.campaign.inventory_rows import Earlier, Pieces, Text
 from embedcube.campaign.plugins import distribution, make_plugin
-from embedcube.campaign.remembered import Memory, read_remembered, remembering, write_remembered
+from embedcube.campaign.remembered import memories, remembering
+from embedcube.campaign.remembered_scene import RememberedScene
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.scene import Scene, unforeseen
 from embedcube.campaign.schema import Archive, Campaign, digest_of
 from embedcube.campaign.search_extent import bounded
 from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
 from embedcube.prepare.refusals import no_scene_in, with_next_move
-from embedcube.printable import is_plain, printable
+from embedcube.printable import printable
 from embedcube.progress import Progress, silent
-from embedcube.sources.catalog.files import lasting, not_utf_8, unusable_name
+from embedcube.sources.catalog.files import lasting, not_utf_8
 from embedcube.sources.catalog.pool import keeping_processes, spread
-from embedcube.sources.catalog.products import ID_CHARACTERS, product_id
+from embedcube.sources.catalog.scenes import storable
 from embedcube.sources.huge_blocks import without_huge_blocks
 from embedcube.sources.opening import raster_settings
-
-_VERDICT = 2000
-"""most characters of a verdict"""
 
 R = TypeVar("R")
 
@@ -53,21 +50,23 @@ def index(
         WorkError: no scene of an archive can be used because of one error that was not meant to happen.
         StartAgain: an archive cannot be read for a reason that may pass.
     """
+    earlier, scenes = Earlier.read(run), list[Scene]()
+    asked = {} if full_digests else _remembered_by(campaign)
+    before = earlier is not None and not again
     with _without_garbage_collection(), keeping_processes():
-        scenes: list[Scene] = []
-        asked, versions = _remembered_by(campaign), _versions()
-        before = {} if again or full_digests else read_remembered(run, versions, asked)
-        memories = {} if full_digests else {name: before.get(name, Memory()) for name in asked}
-        for name, archive in campaign.archives.items():
-            with remembering(memories.get(name)):
-                found = _scenes_of(campaign, name, archive, partial(_behind, progress, len(scenes)), full_digests)
-            _refuse_without_scenes(name, archive, found)
-            scenes.extend(found)
-        if earlier := Earlier.read(run):
-            earlier.compare(scenes)
-            _refuse_unseen_changes(earlier, scenes)
-        told = write_remembered(run, memories, versions, asked)
-        write_inventory(campaign, scenes, run, earlier=earlier, spread=_on_all_cores, remembered=told)
+        with memories(run, _versions(), asked, before=before) as remembered:
+            for name, archive in campaign.archives.items():
+                memory = remembered.of.get(name)
+                if memory and earlier:
+                    memory.inventory = partial(earlier.scene, name)
+                with remembering(memory):
+                    found = _scenes_of(campaign, name, archive, partial(_behind, progress, len(scenes)), full_digests)
+                _refuse_without_scenes(name, archive, found)
+                scenes.extend(found)
+            if earlier:
+                earlier.compare(scenes)
+                _refuse_unseen_changes(earlier, scenes)
+        write_inventory(campaign, scenes, run, earlier=earlier, spread=_on_all_cores, remembered=remembered.told)
     return scenes
 
 
@@ -103,7 +102,8 @@ def _scenes_of(campaign: Campaign, name: str, archive: Archive, progress: Progre
         with raster_settings(), keeping_processes(progress):
             source = make_plugin("sources", archive.source, f"archives.{name}", name, bounded(campaign, name))
             for one in source.scenes(full_digests=full_digests):
-                found.append(without_huge_blocks(_storable(one)))
+                # what is remembered of a scene is of one that has passed
+                found.append(one if isinstance(one, RememberedScene) else without_huge_blocks(storable(one)))
                 progress(len(found), None)
     except OSError as error:
         if words := lasting(error):
@@ -133,29 +133,6 @@ def _on_all_cores(rows: Callable[[Pieces], list[R]], pieces: Pieces) -> Iterator
 def _behind(progress: Progress, before: int, done: int, total: int | None) -> None:
     """Show progress of an archive behind so many scenes of others."""
     progress(before + done, None if total is None else before + total)
-
-
-def _storable(scene: Scene) -> Scene:
-    """The scene with texts that can be printed and stored.
-
-    Whatever the source: no credentials, no control characters, no text without end; and no file that has them in its
-    name, as its path must stay what it is.
-    """
-    texts = [scene.id, scene.acquisition, scene.superseded_by, scene.processing, scene.verdict]
-    texts += [text for asset in scene.assets for text in (asset.path, asset.inner)]
-    if max(map(len, texts)) <= ID_CHARACTERS and is_plain("".join(texts)):
-        return scene  # as nearly all are
-    wrong = [f"{asset.path} {words}" for asset in scene.assets if (words := unusable_name(asset.path + asset.inner))]
-    verdict = printable("; ".join(filter(None, (scene.verdict, *wrong))), _VERDICT)
-    return replace(
-        scene,
-        id=product_id(scene.id),
-        acquisition=product_id(scene.acquisition),
-        superseded_by=product_id(scene.superseded_by),
-        processing=printable(scene.processing, _VERDICT),
-        verdict=verdict,
-        assets=() if wrong else scene.assets,
-    )
 
 
 def _refuse_without_scenes(name: str, archive: Archive, found: Sequence[Scene]) -> None:

@@ -11,13 +11,14 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from math import floor
 from pathlib import Path
 
 from embedcube.campaign.remembered import Entry, memory_in_use
-from embedcube.campaign.scene import Asset, Scene
+from embedcube.campaign.remembered_scene import RememberedScene, looked_at, whole
+from embedcube.campaign.scene import FILLS, Asset, Scene
 from embedcube.errors import CorruptInput
 from embedcube.printable import without_credentials
 from embedcube.sources.apart import apart
@@ -67,8 +68,8 @@ def believed_when_seen(scenes: Sequence[Scene], root: Path, questions_of: Questi
         OSError: a file could not be looked at for a reason that may pass.
     """
     # here, and not in `index` alone: a scene that cannot be used replaces none
-    scenes = list(map(without_huge_blocks, scenes))
-    series = _series_of(scenes)
+    scenes = [scene if isinstance(scene, RememberedScene) else without_huge_blocks(scene) for scene in scenes]
+    series = _all_series(scenes)
     chosen = [_chosen(scenes, places, _looks(scenes[places[0]], questions_of)) for places in series]
     answers = _answers(scenes, set[int]().union(*chosen), root, questions_of)
     suspect = [
@@ -79,7 +80,7 @@ def believed_when_seen(scenes: Sequence[Scene], root: Path, questions_of: Questi
     answers |= _answers(scenes, set[int]().union(*suspect), root, questions_of)
     for place, scene in enumerate(scenes):
         answer = answers.get(place)
-        yield scene if answer is None else replace(scene, verdict=answer.words, asks=answer.asks, seen=True)
+        yield scene if answer is None else looked_at(scene, answer.words, answer.asks)
 
 
 class FirstLook:
@@ -108,13 +109,26 @@ class FirstLook:
             raise CorruptInput(answer.words, asks=answer.asks)
 
 
-def _series_of(scenes: Sequence[Scene]) -> list[list[int]]:
-    """The places of usable scenes that are right or wrong for one reason, as far as their files and decisions tell."""
-    found: dict[object, list[int]] = defaultdict(list)
+def _all_series(scenes: Sequence[Scene]) -> list[list[int]]:
+    """The places of usable scenes, those of each series."""
+    found: dict[str, list[int]] = defaultdict(list)
     for place, scene in enumerate(scenes):
         if not scene.verdict:
-            found[scene.offset, scene.processing, scene.software, tuple(map(_kind, scene.assets))].append(place)
+            found[series_of(scene)].append(place)
     return list(found.values())
+
+
+def series_of(scene: Scene) -> str:
+    """Equal for scenes that are right or wrong for one reason, as far as their files and decisions tell."""
+    if isinstance(scene, RememberedScene):
+        return str(scene.more["series"])
+    processing = scene.processing.replace(f"; {FILLS}", "")
+    return _digest((scene.offset + 0.0, processing, scene.software, tuple(map(_kind, scene.assets))))
+
+
+@lru_cache(maxsize=1 << 10)
+def _digest(facts: tuple[object, ...]) -> str:
+    return hashlib.blake2b(repr(facts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
 def _kind(asset: Asset) -> tuple[object, ...]:
@@ -129,11 +143,12 @@ def _kind(asset: Asset) -> tuple[object, ...]:
         asset.dtype,
         # NaN is unequal to itself
         str(asset.nodata),
-        asset.also_nodata,
+        tuple(number + 0.0 for number in asset.also_nodata),
         asset.nodata_by,
         asset.mask,
-        asset.scale,
-        asset.add,
+        # -0.0 is equal to 0.0, and is written otherwise
+        asset.scale + 0.0,
+        asset.add + 0.0,
         # strips are as wide as the image
         (asset.block_rows, asset.block_cols) if tiled else (),
     )
@@ -172,14 +187,14 @@ def _answers(
     ordered = sorted(place for place in places if place not in answers)
     found = spread(
         partial(_seen, root=root, questions_of=questions_of),
-        [scenes[place] for place in ordered],
+        [whole(scenes[place]) for place in ordered],
         at_once=_AT_ONCE,
         lost=lambda _, words: _Answer(words=words),
         name=lambda scene: scene.id,
     )
     for place, answer in zip(ordered, found, strict=True):
         answers[place] = answer
-        remembered.keep(scenes[place], answer)
+        remembered.keep(whole(scenes[place]), answer)
     return answers
 
 
@@ -191,12 +206,14 @@ class _Remembered:
 
     def of(self, scene: Scene) -> _Answer | None:
         """What was seen of a scene; None where that is not remembered."""
+        if isinstance(scene, RememberedScene):
+            return _Answer(words="") if scene.more["seen"] else None
         if self._memory is None:
             return None
-        entry = self._memory.before.get(("look", key := self._key(scene)))
+        entry = self._memory.get("look", key := self._key(scene))
         if entry is None:
             return None
-        self._memory.now["look", key] = entry
+        self._memory.keep_again("look", key)
         words, asks = json.loads(entry.text)
         return _Answer(words=words, asks=asks)
 
@@ -211,7 +228,7 @@ class _Remembered:
         if settled(scene.assets):
             entry = Entry(token=b"", text=json.dumps([answer.words, answer.asks]))
             if key := self._key(scene):
-                self._memory.now["look", key] = entry
+                self._memory.keep("look", key, entry)
 
     def _key(self, scene: Scene) -> str:
         """A digest of all facts of the scene, with what was noted of its files, which changes with them."""

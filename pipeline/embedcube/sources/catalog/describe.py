@@ -25,6 +25,7 @@ from embedcube.sources.catalog.footprints import refuse_apart
 from embedcube.sources.catalog.missing import mask_of, numbers_of
 from embedcube.sources.catalog.pool import spread
 from embedcube.sources.catalog.products import File, Product, Stated, StatedRaster
+from embedcube.sources.catalog.remembered_product import forget_item
 from embedcube.sources.catalog.tiff_header import geometry_of
 from embedcube.sources.catalog.unchanged import (
     assets_from,
@@ -35,7 +36,6 @@ from embedcube.sources.catalog.unchanged import (
     is_unchanged,
     key_of,
     settled,
-    still_described,
 )
 from embedcube.sources.huge_blocks import block_bytes_of
 from embedcube.sources.masks import BESIDE
@@ -72,8 +72,8 @@ def describe(
     # by place, so that the header of a tile is opened in one process, and what its files share is sent back once
     memory = memory_in_use()
     how = _How(root=str(root), nodata=nodata, packed=packed, full_digests=full_digests, remembered=bool(memory))
-    by_place = {} if memory is None else still_described(products, memory, one_footprint, vars(how))
-    order = sorted(set(range(len(products))) - by_place.keys(), key=lambda i: (products[i].bbox or (), i))
+    by_place: dict[int, tuple[tuple[Asset, ...], str]] = {}
+    order = sorted(range(len(products)), key=lambda i: (products[i].bbox or (), i))
     requests = [
         _Request(
             files=product.files,
@@ -81,7 +81,7 @@ def describe(
             bbox=product.bbox,
             raster=product.item.raster if product.item else None,
             one_footprint=one_footprint,
-            before=memory.before.get(("files", key_of(product.files))) if memory else None,
+            before=memory.get("files", key_of(product.files)) if memory else None,
         )
         for product in map(products.__getitem__, order)
     ]
@@ -91,7 +91,9 @@ def describe(
     for place, request, found in zip(order, requests, described, strict=True):
         entry = Entry(token=found.token, text=found.text) if found.text else request.before if found.unchanged else None
         if memory and entry:
-            memory.now["files", key_of(request.files)] = entry
+            memory.keep("files", key_of(request.files), entry)
+        elif memory:
+            forget_item(memory, products[place])
         by_place[place] = (assets_from(entry.text), "") if entry else (found.assets, found.faults)
     yield from map(by_place.pop, range(len(products)))
 

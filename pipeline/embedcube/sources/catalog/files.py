@@ -9,7 +9,7 @@ import stat
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -55,6 +55,8 @@ class Folder:
     """names of its files, and of the folders that hold one product, sorted"""
     others: dict[str, str] = field(default_factory=dict)
     """by name, in words, why an entry is neither file nor folder"""
+    plain: bool = False
+    """whether each entry is a file itself, and no link to one: then the names tell all"""
 
 
 def lasting(error: OSError) -> str:
@@ -149,11 +151,14 @@ def read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
     return data
 
 
-def walk(root: Path, is_product: Callable[[str], bool]) -> Iterator[Folder]:
+def walk(
+    root: Path, is_product: Callable[[str], bool], is_known: Callable[[str], bool] = lambda _: False
+) -> Iterator[Folder]:
     """Every folder below `root` and what is in it, in a fixed order.
 
     A folder for whose path `is_product` is true counts as a file of its parent. A link to a folder is followed once,
-    and not at all where the folder lies below `root` too.
+    and not at all where the folder lies below `root` too. A folder for whose path `is_known` is true is neither listed
+    nor given; it is asked when the folders before it have been given.
 
     Raises:
         RequestError: a folder may not be listed.
@@ -161,19 +166,26 @@ def walk(root: Path, is_product: Callable[[str], bool]) -> Iterator[Folder]:
     """
     seen: list[str] = []
     links: list[str] = []
-    for place in _folders(str(root), is_product, links, None):
-        seen.append(str(place.path))
-        yield place
+
+    def is_new(place: str) -> bool:
+        seen.append(place)
+        return not is_known(place)
+
+    yield from _folders(str(root), is_product, is_new, links, None)
     # folders are compared only where there are links at all: it is one more question to the file system for each
     known = {identity(Path(place)) for place in seen} if links else set()
     while links:
-        yield from _folders(links.pop(0), is_product, links, known)
+        yield from _folders(links.pop(0), is_product, is_new, links, known)
 
 
 def _folders(
-    root: str, is_product: Callable[[str], bool], links: list[str], known: set[tuple[int, int]] | None
+    root: str,
+    is_product: Callable[[str], bool],
+    is_new: Callable[[str], bool],
+    links: list[str],
+    known: set[tuple[int, int]] | None,
 ) -> Iterator[Folder]:
-    """The folders from `root` on that are not `known`, to which they are added; `links` to folders are noted."""
+    """The folders from `root` on that are new and not `known`, to which all are added; `links` to folders are noted."""
     waiting = [root]
     while waiting:
         place = waiting.pop()
@@ -181,9 +193,12 @@ def _folders(
             if (found := identity(Path(place))) in known:
                 continue
             known.add(found)
-        folder, below = Folder(path=Path(place)), list[str]()
+        if not is_new(place):
+            continue
+        folder, below, plain = Folder(path=Path(place)), list[str](), True
         for entry in _entries(place, folder):
             try:
+                plain = plain and entry.is_file(follow_symlinks=False)
                 if entry.is_dir():
                     if _is_product(entry.path, is_product):
                         folder.files.append(entry.name)
@@ -198,7 +213,7 @@ def _folders(
                     raise
                 folder.others[entry.name] = words
         folder.files.sort()
-        yield folder
+        yield replace(folder, plain=plain and bool(folder.files))
         waiting += sorted(below, reverse=True)
 
 

@@ -32,16 +32,15 @@ from embedcube.sources.catalog.named import named_products
 from embedcube.sources.catalog.naming import Template
 from embedcube.sources.catalog.netcdf import products_of
 from embedcube.sources.catalog.notes import Notes
-from embedcube.sources.catalog.products import Names, Product, unusable
+from embedcube.sources.catalog.products import PACKED, Names, Product, unusable
+from embedcube.sources.catalog.remembered_items import FoldersOfItems, KnownFolders
+from embedcube.sources.catalog.remembered_product import RememberedProduct, item_path
 from embedcube.sources.catalog.safe import is_safe, safe_products
 from embedcube.sources.catalog.safe_radar import is_radar_safe, radar_products
 from embedcube.sources.catalog.stac import catalogue_products, found_products
 from embedcube.sources.catalog.stac_api import searched_items
 from embedcube.sources.catalog.told import Told
 from embedcube.sources.netcdf3 import is_netcdf
-
-_PACKED = (".SAFE", ".zip", ".nc", ".nc4")
-"""Suffixes of folders and files that may hold a whole product"""
 
 _COPY = "is of the day of an Item beside it that does not name it, and may be a copy"
 
@@ -72,6 +71,8 @@ def archive_products(archive: Archive, names: Names, told: Told = Told()) -> Ite
 
 def _of_distinct_bands(product: Product) -> Product:
     """The product; with a fault if two of its bands are one band of a file."""
+    if isinstance(product, RememberedProduct):
+        return product
     places = {(str(file.path), file.inner, file.index): band for band, file in product.files.items()}
     if len(places) == len(product.files):
         return product
@@ -114,7 +115,7 @@ def _found(root: Path, names: Names, told: Told, notes: Notes) -> Iterator[Produ
     elif root.is_dir():
         if holds_store(root):
             raise RequestError(f"{printable(root)} {ZARR}")
-        listed = _Listed(root)
+        listed = _Listed(root, told)
         if told.names is None:
             yield from _products_of(listed, root, names, told, notes)
         else:
@@ -166,15 +167,18 @@ class _Images:
 class _Listed:
     """What lies below the folder of an archive, by kind."""
 
-    def __init__(self, root: Path) -> None:
-        self.items: list[Path] = []
+    def __init__(self, root: Path, told: Told) -> None:
+        self.items: list[Path | RememberedProduct] = []
         self.packed: list[Path] = []
         self.images: list[_Images] = []
         self.faulty: list[Product] = []
         """entries that are neither file nor folder, though they have the name of a product"""
         self.foreign: dict[Path, str] = {}
         """files and stores that are not read, and what to do"""
-        for folder in walk(root, lambda path: _is_product(path) or is_store(path)):
+        self.with_one_item = FoldersOfItems()
+        """folders with an Item and images, and nothing else that is looked at"""
+        known_folders = KnownFolders(told, self.items)
+        for folder in walk(root, lambda path: _is_product(path) or is_store(path), known_folders.is_known):
             items = [folder.path / name for name in folder.files if name.endswith(".json")]
             self.items += items
             packed = [name for name in folder.files if _is_product(name)]
@@ -184,12 +188,15 @@ class _Listed:
                 self.foreign[folder.path] = ZARR
             others = (name for name in folder.files if may_be_foreign(name) and name not in known)
             found = ((folder.path / name, foreign(folder.path / name)) for name in others)
-            self.foreign |= {path: words for path, words in found if words}
+            unread = {path: words for path, words in found if words}
+            self.foreign |= unread
             self.faulty.extend(_faulty(folder, root))
             # an Item says itself what is wrong with its files
             faults = {} if items else {name: words for name, words in folder.others.items() if is_image(name)}
             if names := sorted([*filter(is_image, folder.files), *faults]):
                 self.images.append(_Images(folder=folder.path, names=names, faults=faults))
+                if folder.plain and len(items) == 1 and not (packed or unread or STORE.intersection(folder.files)):
+                    self.with_one_item.add(items[0], names)
 
 
 def _faulty(folder: Folder, root: Path) -> Iterator[Product]:
@@ -219,18 +226,24 @@ def _products_of(listed: _Listed, root: Path, names: Names, told: Told, notes: N
         if isinstance(product, Path):
             notes.not_stac += [product] if product.name not in (METADATA, *IN_JSON) else []
             continue
+        if isinstance(product, RememberedProduct) and product.alone:
+            # no other folder has files of it
+            yield product
+            continue
+        listed.with_one_item.remember(product, _paths(product))
         one = _OfItem(
             id=product.id,
             day=product.time.date(),
             paths=tuple(_paths(product)),
-            faulty=bool(product.fault and not product.files),
+            faulty=bool(product.fault) and not product.files,
         )
         # also the Item's own folders: the images there are its files, even where it does not find them
-        own = {product.item.folder, f"{product.item.folder}/{product.id}"} if product.item else set[str]()
+        folder, _ = os.path.split(item_path(product))
+        own = {folder or ".", f"{folder or '.'}/{product.id}"} if item_path(product) else set[str]()
         for place in own.union(map(os.path.dirname, one.paths)):
             named.update(_packed_around(place))
             named_in.setdefault(place, []).append(one)
-        named.update(path for path in one.paths if path.endswith(_PACKED))
+        named.update(path for path in one.paths if path.endswith(PACKED))
         yield product
     for path in listed.packed:
         notes.products |= not is_netcdf(path)
@@ -301,17 +314,19 @@ def _not_named(
 
 
 def _paths(product: Product) -> list[str]:
+    if isinstance(product, RememberedProduct):
+        return [*product.paths.values()]
     return [str(file.path) for file in product.files.values()]
 
 
 def _is_product(name: str) -> bool:
     """Whether a folder or file holds a whole product, by its name."""
     # the suffix is tested first because making a Path costs ten times as much
-    return name.endswith(_PACKED) and (is_safe(Path(name)) or is_radar_safe(Path(name)) or is_netcdf(Path(name)))
+    return name.endswith(PACKED) and (is_safe(Path(name)) or is_radar_safe(Path(name)) or is_netcdf(Path(name)))
 
 
 def _packed_around(folder: str) -> list[str]:
     """SAFE folders around a folder: once an Item names a file inside, they need not be read themselves."""
-    if not any(suffix in folder for suffix in _PACKED):
+    if not any(suffix in folder for suffix in PACKED):
         return []
     return [str(place) for place in (Path(folder), *Path(folder).parents) if _is_product(place.name)]

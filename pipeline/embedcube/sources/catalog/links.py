@@ -5,13 +5,13 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from embedcube.printable import printable
 from embedcube.sources.catalog.files import lasting, not_a_file
-from embedcube.sources.catalog.products import File, Product
+from embedcube.sources.catalog.products import Product
+from embedcube.sources.catalog.remembered_product import RememberedProduct
 
 _START = re.compile(r"([a-z][a-z0-9+.-]*)://([^/]*)/*", re.IGNORECASE)
 """scheme and host (or bucket) of a link"""
@@ -188,39 +188,40 @@ def refuse_shared(products: Iterable[Product]) -> Iterator[Product]:
     An Item that is given twice, by itself and in a saved search, counts once. What depends on the other products comes
     last: Items of a saved search, and those with files beside them.
     """
-    seen: list[_Seen] = []
+    seen: list[Product] = []
     waiting: list[Product] = []
     for product in products:
+        if isinstance(product, RememberedProduct):
+            # none of a saved search, or with files beside it, is remembered
+            seen.append(product)
+            yield product
+            continue
         of_search = product.item is not None and product.item.of_search
         if not of_search:
-            seen.append((product.id, product.time, product.files, product.item is not None))
+            seen.append(product)
         if of_search or _beside(product):
             waiting.append(product)
         else:
             yield product
     if not waiting:
         return
-    alone = {_known_by(id, time, files) for id, time, files, by_item in seen if by_item}
+    alone = {_known_by(one) for one in seen if one.item}
     waiting = [product for product in waiting if not _is_again(product, alone)]
-    seen += [(one.id, one.time, one.files, True) for one in waiting if one.item and one.item.of_search]
+    seen += [one for one in waiting if one.item and one.item.of_search]
     owners: dict[str, set[str]] = defaultdict(set)
     if any(_beside(product) for product in waiting):
-        for id, _, files, _ in seen:
-            for file in files.values():
-                owners[str(file.path)].add(id)
+        for one in seen:
+            for file in one.files.values():
+                owners[str(file.path)].add(one.id)
     for product in waiting:
         yield _without_shared(product, owners)
-
-
-_Seen = tuple[str, datetime, dict[str, File], bool]
-"""id, time and files of a product, and whether an Item describes it"""
 
 
 def _is_again(product: Product, alone: Collection[object]) -> bool:
     """Whether an Item of a saved search is also there by itself."""
     if not (product.item and product.item.of_search and product.files):
         return False
-    return _known_by(product.id, product.time, product.files) in alone
+    return _known_by(product) in alone
 
 
 def _without_shared(product: Product, owners: Mapping[str, Collection[str]]) -> Product:
@@ -241,5 +242,5 @@ def _beside(product: Product) -> frozenset[str]:
     return product.item.beside if product.item else frozenset()
 
 
-def _known_by(id: str, time: datetime, files: dict[str, File]) -> tuple[object, ...]:
-    return id, time, tuple((band, str(file.path)) for band, file in files.items())
+def _known_by(product: Product) -> tuple[object, ...]:
+    return product.id, product.time, tuple((band, str(file.path)) for band, file in product.files.items())

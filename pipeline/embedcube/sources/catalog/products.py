@@ -1,6 +1,7 @@
 """Products: what an archive of raster files holds, however it is laid out."""
 
 import hashlib
+import os
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,9 @@ from embedcube.printable import printable
 
 ID_CHARACTERS = 200
 """most characters of an id"""
+
+PACKED = (".SAFE", ".zip", ".nc", ".nc4")
+"""Suffixes of folders and files that may hold a whole product"""
 
 _PROPERTY = 1000
 """most characters of a property"""
@@ -103,7 +107,8 @@ class StatedRaster:
 class ItemPlace:
     """Where a STAC Item was found."""
 
-    folder: str
+    path: str
+    """of its file"""
     of_search: bool = False
     """whether it is one of a saved search"""
     beside: frozenset[str] = frozenset()
@@ -112,6 +117,11 @@ class ItemPlace:
     """whether its product depends on which files are there, beyond those of the product"""
     raster: StatedRaster | None = None
     """where it says that the pixels of one of its files lie"""
+
+    @property
+    def folder(self) -> str:
+        """The folder of its file."""
+        return os.path.split(self.path)[0] or "."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,16 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from embedcube.campaign.scene import NOWHERE, Scene, unforeseen
 from embedcube.errors import EmbedcubeError
-from embedcube.printable import printable
-from embedcube.sources.catalog.files import lasting
-from embedcube.sources.catalog.products import Product
+from embedcube.printable import is_plain, printable
+from embedcube.sources.catalog.files import lasting, unusable_name
+from embedcube.sources.catalog.products import ID_CHARACTERS, Product, product_id
+
+_VERDICT = 2000
+"""most characters of a verdict"""
 
 log = logging.getLogger(__name__)
 
@@ -37,3 +41,26 @@ def scene_or_verdict(archive: str, product: Product, make: Callable[[], Scene]) 
             bbox=product.bbox or NOWHERE,
             verdict=f"a part of it {words}" if isinstance(error, OSError) else words,
         )
+
+
+def storable(scene: Scene) -> Scene:
+    """The scene with texts that can be printed and stored.
+
+    Whatever the source: no credentials, no control characters, no text without end; and no file that has them in its
+    name, as its path must stay what it is.
+    """
+    texts = [scene.id, scene.acquisition, scene.superseded_by, scene.processing, scene.verdict]
+    texts += [text for asset in scene.assets for text in (asset.path, asset.inner)]
+    if max(map(len, texts)) <= ID_CHARACTERS and is_plain("".join(texts)):
+        return scene  # as nearly all are
+    wrong = [f"{asset.path} {words}" for asset in scene.assets if (words := unusable_name(asset.path + asset.inner))]
+    verdict = printable("; ".join(filter(None, (scene.verdict, *wrong))), _VERDICT)
+    return replace(
+        scene,
+        id=product_id(scene.id),
+        acquisition=product_id(scene.acquisition),
+        superseded_by=product_id(scene.superseded_by),
+        processing=printable(scene.processing, _VERDICT),
+        verdict=verdict,
+        assets=() if wrong else scene.assets,
+    )

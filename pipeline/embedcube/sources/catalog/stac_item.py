@@ -70,7 +70,7 @@ def item_product(
     product = _judged(path, name, item, names, links)
     if product.item is not None and not of_search:
         return product  # as nearly all are
-    place = product.item or ItemPlace(folder=str(path.parent))
+    place = product.item or ItemPlace(path=str(path))
     return replace(product, item=replace(place, of_search=of_search))
 
 
@@ -110,7 +110,7 @@ def _product(path: Path, name: Callable[[], str], item: Any, names: Names, links
     missing = {band: reason for band, reason in found.items() if isinstance(reason, str)}
     raster = stated_raster(properties, item["assets"])
     beside = frozenset(around.beside)
-    place = ItemPlace(folder=str(path.parent), beside=beside, asked=around.asked, raster=raster)
+    place = ItemPlace(path=str(path), beside=beside, asked=around.asked, raster=raster)
     return Product(files=files, missing=missing, item=place, bbox=_bbox(item), **basics)
 
 

@@ -17,9 +17,8 @@ from typing import Any, TypeVar
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from embedcube.campaign.remembered import Memory
 from embedcube.campaign.scene import Asset, Noted
-from embedcube.sources.catalog.products import File, Product
+from embedcube.sources.catalog.products import File
 from embedcube.sources.masks import BESIDE
 
 SETTLED_S = 60.0
@@ -68,8 +67,12 @@ def text_of(facts: Any) -> str:
 
 def settled(assets: Sequence[Asset]) -> bool:
     """Whether all files had been as they are for a while when they were looked at, which was just now."""
-    latest = time.time_ns() - int(SETTLED_S * 1e9)
-    return all(max(asset.noted.modified_ns, asset.noted.changed_ns) < latest for asset in assets)
+    return all(is_settled(max(asset.noted.modified_ns, asset.noted.changed_ns)) for asset in assets)
+
+
+def is_settled(changed_ns: int, looked_ns: int | None = None) -> bool:
+    """Whether a change of a file lay a while back when it was looked at, which was just now if no moment is given."""
+    return changed_ns < (time.time_ns() if looked_ns is None else looked_ns) - int(SETTLED_S * 1e9)
 
 
 def assets_text(assets: Sequence[Asset]) -> str:
@@ -100,20 +103,6 @@ def _made(kind: type[T], names: Sequence[str], values: Sequence[Any]) -> T:
     one = object.__new__(kind)
     vars(one).update(zip(names, values, strict=True))
     return one
-
-
-def still_described(
-    products: Sequence[Product], memory: Memory, one_footprint: bool, how: Mapping[str, Any]
-) -> dict[int, tuple[tuple[Asset, ...], str]]:
-    """The descriptions that are remembered of products whose files are unchanged, by their place in `products`."""
-    found = {}
-    for place, product in enumerate(products):
-        _, entry = memory.still.get(id(product), (None, None))
-        raster = product.item.raster if product.item else None
-        if entry and entry.token == files_token(product.files, product.bbox, raster, one_footprint, how):
-            memory.now["files", key_of(product.files)] = entry
-            found[place] = assets_from(entry.text), ""
-    return found
 
 
 def is_unchanged(text: str, paths: Iterable[Path]) -> bool:

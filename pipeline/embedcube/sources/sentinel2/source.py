@@ -11,17 +11,20 @@ from typing import Any, Literal
 import numpy as np
 
 from embedcube.campaign.baselines import uses
+from embedcube.campaign.remembered import memory_in_use
+from embedcube.campaign.remembered_scene import RememberedScene, superseded
 from embedcube.campaign.scene import UNKNOWN_TIME, Asset, Scene, unforeseen
 from embedcube.campaign.schema import Archive
 from embedcube.errors import CorruptInput, RequestError
 from embedcube.grid import Grid, PixelArea
 from embedcube.printable import printable
 from embedcube.sources.base import Observation
-from embedcube.sources.believed import FirstLook, believed_when_seen
+from embedcube.sources.believed import FirstLook, believed_when_seen, series_of
 from embedcube.sources.catalog.describe import describe, place_of
 from embedcube.sources.catalog.find import archive_products
 from embedcube.sources.catalog.missing import several_in_words
 from embedcube.sources.catalog.products import Known, Product, by_time
+from embedcube.sources.catalog.remembered_product import item_path, remember_scene, remembered_scene
 from embedcube.sources.catalog.scenes import scene_or_verdict
 from embedcube.sources.composite import Composite, composite
 from embedcube.sources.evidence import Evidence, Judge, undeclared
@@ -107,15 +110,22 @@ class Sentinel2:
         not used name it. An error on one product is the verdict of its scene, and so are pixels that contradict its
         metadata.
         """
-        scenes = self._described(self._products(), full_digests)
+        products = self._products()
+        paths = [item_path(product) for product in products]
+        scenes = self._described(products, full_digests)
+        products.clear()
         ids = [scene.id for scene in scenes]
         seen = list(believed_when_seen(scenes, self._archive.root, self._questions))
         scenes.clear()
-        for scene, use in zip(seen, uses(seen), strict=True):
+        memory = memory_in_use()
+        for scene, use, path in zip(seen, uses(seen), paths, strict=True):
             if use.fills:
-                yield scene.filling()
+                decided = scene.filling()
             else:
-                yield scene if use.instead is None else replace(scene, superseded_by=ids[use.instead])
+                decided = scene if use.instead is None else superseded(scene, ids[use.instead])
+            if memory is not None:
+                remember_scene(memory, path, decided, series_of)
+            yield decided
 
     def _products(self) -> list[Product]:
         """All products, ordered by time and id; what their names and catalogues tell is `known`."""
@@ -145,15 +155,22 @@ class Sentinel2:
         identities: list[Identity] = [product.known.identity for product in products]
         passes = acquisitions("S2", [identity.clues for identity in identities])
         ids = [product.id for product in by_time(products)]
+        memory, same = memory_in_use(), list[RememberedScene | None]()
+        for product, id, acquisition in zip(products, ids, passes, strict=True):
+            same.append(remembered_scene(memory, product, self._name, id, acquisition))
         described = describe(
-            products,
+            [product for product, one in zip(products, same, strict=True) if one is None],
             self._archive.root,
             full_digests=full_digests,
             nodata=self._options.nodata,
             one_footprint=True,
         )
-        scenes = []
-        for product, id, acquisition, (assets, faults) in zip(products, ids, passes, described, strict=True):
+        scenes: list[Scene] = []
+        for product, id, acquisition, one in zip(products, ids, passes, same, strict=True):
+            if one is not None:
+                scenes.append(one)
+                continue
+            assets, faults = next(described)
             named = product if product.id == id else replace(product, id=id)
             make = partial(self._scene, named, acquisition, assets, faults)
             scene = scene_or_verdict(self._name, named, make)
