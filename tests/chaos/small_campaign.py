@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import rasterio
 import yaml
 from tests.chaos.processes import LATE_S
 from tests.conftest import cube_bytes
@@ -124,8 +125,10 @@ def _write_scenes(archive: Path) -> None:
             name = f"T32ULB_{day}T103629"
             path = archive / name / f"{name}_{band}.tif"
             write_band(path, texture(2 * number + place, SIDE_PX), compress="deflate", **TIFF)
-    data = bytearray(path.read_bytes())  # the last band of the last scene
-    data[len(data) // 2 : len(data) // 2 + 64] = bytes(64)
+    with rasterio.open(path) as last:
+        at = int(last.get_tag_item("BLOCK_OFFSET_5_5", "TIFF", bidx=1))
+    data = bytearray(path.read_bytes())
+    data[at : at + 8] = bytes(8)  # the header of a deflate stream
     path.write_bytes(data)
 
 
