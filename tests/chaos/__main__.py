@@ -33,7 +33,7 @@ def main() -> int:
     end_s = time.monotonic() + 60 * asked.minutes
     folder = Path(tempfile.mkdtemp(prefix="embedcube-chaos-"))
     if missing := [seed for seed in seeds if seed not in known]:
-        reference = make_reference(folder)
+        reference = make_reference(folder, asked.patience)
         for seed in missing:
             if time.monotonic() > end_s:
                 break
@@ -55,6 +55,7 @@ def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Disturb a campaign.")
     parser.add_argument("--faults", type=int, default=100)
     parser.add_argument("--minutes", type=float, default=120, help="stop after so long; the next start goes on")
+    parser.add_argument("--patience", type=float, default=1.0, help="factor of time limits, on a busy machine")
     parser.add_argument("--seed", type=int, help="only this one, even if its result is known")
     parser.add_argument("--results", type=Path, help="file of the results")
     parser.add_argument("--page", action="store_true", help="write the table into docs/faults.md")

@@ -4,10 +4,12 @@
    CHAOS_ERRNO   the error, as a number
    CHAOS_FIRST   which matching call of a process is the first to fail, counted from 0
    CHAOS_COUNT   how many fail from there on; -1: all
+   CHAOS_HALF    if set, the first write that fails writes half of its bytes and says so, as on a disk that becomes full
    CHAOS_FAILED  append "CALL PATH" for each failure
    CHAOS_CLOCK_S by how much the clock is wrong
 
-   What counts are calls that change something: open to create or truncate, write, fsync, rename, link, symlink, mkdir. */
+   What counts are calls that change something: open to create or truncate, write, fsync, rename, link, symlink, mkdir;
+   and for EROFS unlink and rmdir, which need no room. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -24,7 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static long calls;
+static long calls, halved;
 
 static void *next(const char *name)
 {
@@ -124,8 +126,11 @@ OPENAT(openat64)
 
 ssize_t write(int fd, const void *from, size_t size)
 {
-    if (fails_on("write", fd))
-        return -1;
+    if (fails_on("write", fd)) {
+        if (!getenv("CHAOS_HALF") || size < 2 || __atomic_exchange_n(&halved, 1, __ATOMIC_SEQ_CST))
+            return -1;
+        size /= 2;
+    }
     return ((ssize_t(*)(int, const void *, size_t))next("write"))(fd, from, size);
 }
 
@@ -158,6 +163,28 @@ int linkat(int from_folder, const char *from, int to_folder, const char *to, int
 int mkdir(const char *path, mode_t mode)
 {
     return fails("mkdir", path) ? -1 : ((int (*)(const char *, mode_t))next("mkdir"))(path, mode);
+}
+
+static int read_only(void)
+{
+    return number("CHAOS_ERRNO", 0) == EROFS;
+}
+
+int unlink(const char *path)
+{
+    return read_only() && fails("unlink", path) ? -1 : ((int (*)(const char *))next("unlink"))(path);
+}
+
+int rmdir(const char *path)
+{
+    return read_only() && fails("rmdir", path) ? -1 : ((int (*)(const char *))next("rmdir"))(path);
+}
+
+int unlinkat(int folder, const char *path, int flags)
+{
+    if (read_only() && fails_at("unlink", folder, path))
+        return -1;
+    return ((int (*)(int, const char *, int))next("unlinkat"))(folder, path, flags);
 }
 
 int clock_gettime(clockid_t clock, struct timespec *now)

@@ -33,12 +33,13 @@ def library() -> Path:
     return path
 
 
-def failing(error: str, below: Path, *, first: int, count: int, log: Path) -> dict[str, str]:
-    """Environment in which changes of files below a folder fail: `count` of each process from its `first` on.
+def failing(error: str, below: Path | str, *, first: int, count: int, log: Path, half: bool = False) -> dict[str, str]:
+    """Environment in which changes of files with `below` in their path fail: `count` of each process from `first` on.
 
-    A `count` of -1 is all. Each failure adds a line to `log`.
+    A `count` of -1 is all. Each failure adds a line to `log`. With `half` the first write that fails writes half of its
+    bytes.
     """
-    return {
+    return ({"CHAOS_HALF": "1"} if half else {}) | {
         "LD_PRELOAD": str(library()),
         "CHAOS_MATCH": str(below),
         "CHAOS_ERRNO": str(ERRORS[error]),

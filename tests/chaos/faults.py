@@ -1,6 +1,5 @@
 """Faults, each drawn from a seed: to which stage of a campaign they happen, what, and when."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,20 +9,40 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import yaml
 from tests.chaos.errors import ERRORS, failing, wrong_clock
-from tests.chaos.processes import LATE_S, Disturbed, end, group_of
+from tests.chaos.layout import damaged_object, damaged_pack, killed_between_objects, killed_while_appending
+from tests.chaos.older import older
+from tests.chaos.processes import Disturbed, end, group_of
 from tests.chaos.small_campaign import Reference, Stage, Trial
 
-Kind = Literal["signal", "pause", "error", "clock", "damage", "older", "two runs", "two submits"]
+from embedcube.campaign.parts import PACK, RECORDS
+
+Kind = Literal[
+    "signal", "pause", "error", "clock", "damage", "older", "two runs", "two submits",
+    "pack", "object", "between objects", "appending", "half a write", "read-only",
+]  # fmt: skip
 
 KINDS: tuple[Kind, ...] = (
-    *("signal",) * 7, *("pause",) * 2, *("error",) * 5, "clock", *("damage",) * 5, *("older",) * 2,
-    "two runs", "two submits",
+    *("signal",) * 6, *("pause",) * 2, *("error",) * 5, "clock", *("damage",) * 5, *("older",) * 3,
+    "two runs", "two submits", *("pack",) * 5, *("object",) * 2, "between objects", *("appending",) * 2,
+    *("half a write",) * 2, "read-only",
 )  # fmt: skip
-"""In the shares in which seeds draw them."""
+"""In the shares in which seeds draw them; their number is a prime, so that seeds come by all of them."""
+
+STAGES: dict[Kind, tuple[Stage, ...]] = {
+    "two submits": ("embed",),
+    "damage": ("fit", "plan", "embed", "consolidate", "verify"),  # before `index` there is nothing
+    "older": ("embed", "consolidate", "verify"),  # there is no JSON before
+    "pack": ("embed", "consolidate", "consolidate", "verify"),
+    "object": ("verify",),
+    "between objects": ("consolidate",),
+    "appending": ("embed",),
+    "half a write": ("embed",),
+}
+"""Of kinds that cannot happen at every stage."""
 
 _PAUSE_S = (1.0, 4.0)
 _DAY_S = 86_400
@@ -42,16 +61,9 @@ class Fault:
     @classmethod
     def of(cls, seed: int) -> "Fault":
         """The fault of a seed: kinds and stages take turns, so that few seeds have many of both."""
-        stages = get_args(Stage)
-        kind, stage = KINDS[seed * 7 % len(KINDS)], stages[seed // len(KINDS) * 5 % len(stages)]
-        stage = stages[(stages.index(stage) + seed) % len(stages)]
-        if kind == "two submits":
-            stage = "embed"
-        elif kind == "damage" and stage == "index":
-            stage = "verify"  # there is nothing yet
-        elif kind == "older" and stage in ("index", "fit", "plan"):
-            stage = "consolidate"  # there is no JSON yet
-        return cls(seed=seed, stage=stage, kind=kind)
+        kind = KINDS[seed * 7 % len(KINDS)]
+        stages = STAGES.get(kind, get_args(Stage))
+        return cls(seed=seed, stage=stages[(seed + seed // len(KINDS)) % len(stages)], kind=kind)
 
     def happen(self, trial: Trial, reference: Reference) -> Disturbed:
         """Run the stage with the fault; returns when all its processes have ended."""
@@ -73,7 +85,7 @@ def _signal(fault: Fault, trial: Trial, reference: Reference, random: Random) ->
     for one in _meant(process.pid, whom, random):
         with suppress(ProcessLookupError):
             os.kill(one, number)
-    end(process, disturbed, LATE_S + 4 * reference.seconds[fault.stage])
+    end(process, disturbed, reference.limit_s(fault.stage))
     return disturbed
 
 
@@ -91,7 +103,7 @@ def _pause(fault: Fault, trial: Trial, reference: Reference, random: Random) -> 
             with suppress(ProcessLookupError):
                 os.kill(one, number)
         time.sleep(pause_s if number == signal.SIGSTOP else 0)
-    end(process, disturbed, LATE_S + 4 * reference.seconds[fault.stage])
+    end(process, disturbed, reference.limit_s(fault.stage))
     return disturbed
 
 
@@ -113,24 +125,48 @@ def _error(fault: Fault, trial: Trial, reference: Reference, random: Random) -> 
     """Some changes of files of the run folder fail, once, a few times, or from a moment on."""
     error, count = random.choice(list(ERRORS)), random.choice((1, 4, -1))
     first = random.randrange(random.choice(_MOST_CALLS))
-    times = {1: "once", -1: "from there on"}.get(count, f"{count} times")
-    disturbed = Disturbed(words=f"{error} at change {first} of a file by each process, {times}")
+    words = f"{error} at change {first} of a file by each process, {_times(count)}"
+    return _with_errors(fault, trial, reference, words, _Errors(error, trial.run.root, first, count))
+
+
+def _read_only(fault: Fault, trial: Trial, reference: Reference, random: Random) -> Disturbed:
+    """The run folder is on a file system that is mounted to be read only."""
+    words = "the run folder is read-only"
+    return _with_errors(fault, trial, reference, words, _Errors("EROFS", trial.run.root, 0, -1))
+
+
+def _half_a_write(fault: Fault, trial: Trial, reference: Reference, random: Random) -> Disturbed:
+    """The disk becomes full in the middle of what is appended to packs or records."""
+    name, count = random.choice((PACK, RECORDS)), random.choice((1, 2, -1))
+    error, first = random.choice(("ENOSPC", "EDQUOT")), random.randrange(80)
+    words = f"{error} in the middle of an append to {name}, from change {first} on, {_times(count)}"
+    return _with_errors(fault, trial, reference, words, _Errors(error, name, first, count, half=True))
+
+
+class _Errors(NamedTuple):
+    error: str
+    below: Path | str
+    first: int
+    count: int
+    half: bool = False
+
+
+def _times(count: int) -> str:
+    return {1: "once", -1: "from there on"}.get(count, f"{count} times")
+
+
+def _with_errors(fault: Fault, trial: Trial, reference: Reference, words: str, errors: _Errors) -> Disturbed:
     trial.run.root.mkdir(parents=True, exist_ok=True)
-    log = trial.folder / "failed.txt"
-    process = trial.start(fault.stage, failing(error, trial.run.root, first=first, count=count, log=log))
-    end(process, disturbed, LATE_S + 4 * reference.seconds[fault.stage])
+    log, disturbed = trial.folder / "failed.txt", Disturbed(words=words)
+    error, below, first, count, half = errors
+    process = trial.start(fault.stage, failing(error, below, first=first, count=count, log=log, half=half))
+    end(process, disturbed, reference.limit_s(fault.stage))
     if log.exists():
         call, _, path = log.read_text().splitlines()[0].partition(" ")
-        disturbed.words += f" (the first: {call} {_kept_name(Path(path), trial)})"
+        disturbed.words += f" (the first: {call} {trial.name_of(Path(path))})"
     else:
         disturbed.words += " (met by none)"
     return disturbed
-
-
-def _kept_name(path: Path, trial: Trial) -> str:
-    """A path of the run folder without what is drawn anew in each run."""
-    inside = path.relative_to(trial.run.root) if path.is_relative_to(trial.run.root) else path
-    return "/".join(part if len(part) < 24 else f"{part[:8]}..." for part in inside.parts)
 
 
 def _clock(fault: Fault, trial: Trial, reference: Reference, random: Random) -> Disturbed:
@@ -138,7 +174,7 @@ def _clock(fault: Fault, trial: Trial, reference: Reference, random: Random) -> 
     sign = random.choice((-1, 1))
     disturbed = Disturbed(words=f"the clock is a day {'late' if sign < 0 else 'early'}")
     process = trial.start(fault.stage, wrong_clock(sign * _DAY_S))
-    end(process, disturbed, LATE_S + 4 * reference.seconds[fault.stage])
+    end(process, disturbed, reference.limit_s(fault.stage))
     return disturbed
 
 
@@ -163,31 +199,8 @@ def _damage(fault: Fault, trial: Trial, reference: Reference, random: Random) ->
         del data[at:]
     if how != "gone":
         path.write_bytes(data)
-    disturbed = Disturbed(words=f"{_kept_name(path, trial)} is {how} at byte {at} of {len(data)}", damaged=path)
-    end(trial.start(fault.stage), disturbed, LATE_S + 4 * reference.seconds[fault.stage])
-    return disturbed
-
-
-def _older(fault: Fault, trial: Trial, reference: Reference, random: Random) -> Disturbed:
-    """A JSON file of the run folder lacks a key, or has one more, as another version writes it."""
-    found = sorted(
-        path for path in trial.run.root.rglob("*.json*")
-        if trial.run.cubes not in path.parents and path.is_file() and path.stat().st_size
-    )  # fmt: skip
-    path = random.choice(found)
-    lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
-    documents = [json.loads(line) for line in lines]
-    key, adds = random.choice(sorted(documents[0])), random.random() < 0.3
-    for document in documents:
-        if adds:
-            document[f"{key}_of_tomorrow"] = document[key]
-        else:
-            document.pop(key, None)
-    path.unlink()
-    path.write_text("".join(json.dumps(document) + "\n" for document in documents))
-    what = f"has a key {key}_of_tomorrow" if adds else f"has no key {key}"
-    disturbed = Disturbed(words=f"{_kept_name(path, trial)} {what}", damaged=path)
-    end(trial.start(fault.stage), disturbed, LATE_S + 4 * reference.seconds[fault.stage])
+    disturbed = Disturbed(words=f"{trial.name_of(path)} is {how} at byte {at} of {len(data)}", damaged=path)
+    end(trial.start(fault.stage), disturbed, reference.limit_s(fault.stage))
     return disturbed
 
 
@@ -202,7 +215,7 @@ def _two_runs(fault: Fault, trial: Trial, reference: Reference, random: Random) 
     time.sleep(after_s)
     second = trial.start(fault.stage)
     for process in (first, second):
-        end(process, disturbed, LATE_S + 8 * reference.seconds[fault.stage])
+        end(process, disturbed, reference.limit_s(fault.stage, fault.stage))
     return disturbed
 
 
@@ -237,7 +250,7 @@ def _two_submits(fault: Fault, trial: Trial, reference: Reference, random: Rando
     second = trial.start("submit", environment)
     disturbed = Disturbed(words="")
     for process in (first, second):
-        end(process, disturbed, LATE_S)
+        end(process, disturbed, reference.limit_s())
     jobs = len((trial.folder / "jobs").read_text().splitlines()) if (trial.folder / "jobs").exists() else 0
     disturbed.words = f"`submit` twice, {after_s:.1f} s apart: {jobs} jobs, exit codes {disturbed.codes}"
     document["how"].pop("site")
@@ -251,7 +264,13 @@ _HAPPEN: dict[Kind, Callable[[Fault, Trial, Reference, Random], Disturbed]] = {
     "error": _error,
     "clock": _clock,
     "damage": _damage,
-    "older": _older,
     "two runs": _two_runs,
     "two submits": _two_submits,
+    "read-only": _read_only,
+    "half a write": _half_a_write,
+    "older": lambda fault, *rest: older(fault.stage, *rest),
+    "pack": lambda fault, *rest: damaged_pack(fault.stage, *rest),
+    "object": lambda fault, *rest: damaged_object(fault.stage, *rest),
+    "between objects": lambda fault, *rest: killed_between_objects(fault.stage, *rest),
+    "appending": lambda fault, *rest: killed_while_appending(fault.stage, *rest),
 }

@@ -1,7 +1,7 @@
 """Kills its own process at a named point, from outside the package that it kills.
 
 Python imports a module of this name at every start: with this folder on PYTHONPATH, and KILL_POINT in the environment
-(the JSON of `KillPoint` in tests/promises/test_2_may_run_twice.py), the process that is meant watches what it asks
+(the JSON of `KillPoint`), the process that is meant watches what it asks
 of the operating system (PEP 578) and dies there. Every other process is left alone.
 """
 

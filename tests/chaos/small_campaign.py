@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import rasterio
 import yaml
+from tests.chaos.processes import LATE_S
 from tests.conftest import cube_bytes
 from tests.fuzz.images import BANDS, CRS, DAYS, NORTH, TIFF, WEST, texture, write_band
 
@@ -31,8 +33,11 @@ CAMPAIGN: dict[str, Any] = {
             "cell_px": 16, "shard_chips": 1, "batch": 2,
         }
     },
-    "how": {"ranks": 2, "threads": 1, "mem_gb": 4},
+    "how": {"ranks": 2, "threads": 1, "mem_gb": 4, "error_budget": 0.4},
 }  # fmt: skip
+
+BROKEN = "20230718"
+"""day of a scene one block of which does not decode: shards quarantine it, and are embedded again without it"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,12 @@ class Reference:
     """that each stage takes"""
     cube: dict[str, str]
     """digests of the cube's files, without provenance"""
+    patience: float = 1.0
+    """factor of all time limits, for a machine that does other work too"""
+
+    def limit_s(self, *stages: Stage) -> float:
+        """Seconds after which a process that goes through these stages is late."""
+        return self.patience * (LATE_S + 4 * sum(self.seconds[stage] for stage in stages))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +76,11 @@ class Trial:
         """The run folder."""
         return RunDir(self.folder / "runs" / yaml.safe_load(self.file.read_text())["campaign"])
 
+    def name_of(self, path: Path) -> str:
+        """A path of the run folder without what is drawn anew in each run."""
+        inside = path.relative_to(self.run.root) if path.is_relative_to(self.run.root) else path
+        return "/".join(part if len(part) < 24 else f"{part[:8]}..." for part in inside.parts)
+
     def start(self, verb: str, environment: dict[str, str] | None = None) -> "subprocess.Popen[str]":
         """Start a verb in a process group of its own."""
         return subprocess.Popen(
@@ -78,13 +94,10 @@ class Trial:
         )
 
 
-def make_reference(folder: Path) -> Reference:
+def make_reference(folder: Path, patience: float = 1.0) -> Reference:
     """Write the archive and run the campaign, with a copy of the run folder before each stage."""
     archive = folder / "archive"
-    for number, day in enumerate(DAYS):
-        for place, band in enumerate(BANDS):
-            name = f"T32ULB_{day}T103629"
-            write_band(archive / name / f"{name}_{band}.tif", texture(2 * number + place, SIDE_PX), **TIFF)
+    _write_scenes(archive)
     source = {"source": "sentinel2", "path": str(archive), "bands": list(BANDS), "offset": 0}
     document = CAMPAIGN | {"archives": {"s2": source}}
     undisturbed = _placed(document, folder / "undisturbed")
@@ -93,7 +106,7 @@ def make_reference(folder: Path) -> Reference:
         if undisturbed.run.root.exists():
             shutil.copytree(undisturbed.run.root, folder / "stations" / stage, symlinks=True)
         began_s, process = time.monotonic(), undisturbed.start(stage)
-        said, _ = process.communicate(timeout=300)
+        said, _ = process.communicate(timeout=300 * patience)
         if process.returncode:
             raise RuntimeError(f"{stage} of the undisturbed campaign ended with {process.returncode}: {said}")
         seconds[stage] = time.monotonic() - began_s
@@ -102,15 +115,36 @@ def make_reference(folder: Path) -> Reference:
         stations=folder / "stations",
         seconds=seconds,
         cube=cube_bytes(undisturbed.run.newest_cube),
+        patience=patience,
     )
+
+
+def _write_scenes(archive: Path) -> None:
+    for number, day in enumerate((*DAYS, BROKEN)):
+        for place, band in enumerate(BANDS):
+            name = f"T32ULB_{day}T103629"
+            path = archive / name / f"{name}_{band}.tif"
+            write_band(path, texture(2 * number + place, SIDE_PX), compress="deflate", **TIFF)
+    with rasterio.open(path) as last:
+        at = int(last.get_tag_item("BLOCK_OFFSET_5_5", "TIFF", bidx=1))
+    data = bytearray(path.read_bytes())
+    data[at : at + 8] = bytes(8)  # the header of a deflate stream
+    path.write_bytes(data)
 
 
 def trial_at(reference: Reference, stage: Stage, folder: Path) -> Trial:
     """A campaign in a new folder whose next stage is `stage`."""
     trial = _placed(reference.document, folder)
+    put_station(reference, stage, trial)
+    return trial
+
+
+def put_station(reference: Reference, stage: Stage, trial: Trial) -> None:
+    """Make the run folder the one that `stage` finds."""
+    if trial.run.root.exists():
+        shutil.rmtree(trial.run.root)
     if (station := reference.stations / stage).exists():
         shutil.copytree(station, trial.run.root, symlinks=True)
-    return trial
 
 
 def _placed(document: dict[str, Any], folder: Path) -> Trial:

@@ -2,6 +2,7 @@
 
     python -m tests.fuzz                           1,000 inputs for each format, on two processes, for an hour at most
     python -m tests.fuzz --inputs 20               fewer
+    python -m tests.fuzz --first 500               the second half of them
     python -m tests.fuzz --formats grib1,grib2     some formats
     python -m tests.fuzz --seeds grib2:236 jp2:4   some seeds again, with all that is known of them
     python -m tests.fuzz --page                    write the table into docs/faults.md too
@@ -46,7 +47,7 @@ def main() -> int:
     finally:
         for worker in workers:
             worker.kill()
-    found = [one for one in results.read() if one.seed < asked.inputs and one.format in asked.formats]
+    found = [one for one in results.read() if asked.first <= one.seed < asked.inputs and one.format in asked.formats]
     print("\n".join(table(found)))
     for result in forbidden(found):
         print(f"{result.outcome:10} {result}")
@@ -58,6 +59,7 @@ def main() -> int:
 def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Damage inputs and read them.")
     parser.add_argument("--inputs", type=int, default=1000, help="inputs for each format")
+    parser.add_argument("--first", type=int, default=0, help="seed to begin with")
     parser.add_argument("--minutes", type=float, default=60, help="stop after so long; the next start goes on")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--formats", type=lambda text: text.split(","), default=list(FORMATS))
@@ -74,7 +76,7 @@ def _work(asked: argparse.Namespace, results: Results) -> None:
     known = {(result.format, result.seed) for result in results.read()}
     with tempfile.TemporaryDirectory(prefix="embedcube-fuzz-") as folder:
         bench = Bench(Path(folder))
-        for name, seed in _in_rounds(asked.formats, asked.inputs):
+        for name, seed in _in_rounds(asked.formats, range(asked.first, asked.inputs)):
             if seed % asked.processes != asked.share or (name, seed) in known:
                 continue
             if time.monotonic() > end_s:
@@ -82,10 +84,10 @@ def _work(asked: argparse.Namespace, results: Results) -> None:
             results.add(bench.tried(name, seed), asked.share)
 
 
-def _in_rounds(formats: list[str], inputs: int) -> Iterator[tuple[str, int]]:
-    for first in range(0, inputs, _ROUND):
+def _in_rounds(formats: list[str], seeds: range) -> Iterator[tuple[str, int]]:
+    for first in range(seeds.start, seeds.stop, _ROUND):
         for name in formats:
-            for seed in range(first, min(first + _ROUND, inputs)):
+            for seed in range(first, min(first + _ROUND, seeds.stop)):
                 yield name, seed
 
 

@@ -21,16 +21,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 import pytest
 from tests.chaos import errors
-from tests.conftest import ROOT, Campaign, call_cli, cube_bytes, planned_records, read_stored, run_cli
+from tests.chaos.kill_point import KillPoint
+from tests.conftest import Campaign, call_cli, cube_bytes, planned_records, read_stored, run_cli
 
 from embedcube.campaign.base import Base
 from embedcube.campaign.load import load_campaign
@@ -47,7 +48,6 @@ from embedcube.errors import WorkError
 
 pytestmark = pytest.mark.chaos
 
-CHAOS = ROOT / "tests" / "chaos"
 EMBEDCUBE = Path(sys.executable).parent / "embedcube"
 KILLED, START_AGAIN = -signal.SIGKILL, 75
 TIMEOUT_S = 300
@@ -55,33 +55,10 @@ PIPELINE_DEPTH = 5
 """shards that a rank may hold at once: read, waiting, embedded, waiting, written"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class KillPoint:
-    """Where a process dies; `chaos/sitecustomize.py` reads it."""
-
-    path: str
-    """a pattern that the path must hold"""
-    event: str = ""
-    """of sys.addaudithook: what is asked of the operating system; empty: data are appended to the file"""
-    moment: Literal["before", "after", "half"] = "before"
-    """before or right after the event, or with half of the data appended to the file"""
-    nth: int = 1
-    rank: str | None = None
-    """only this rank; None: only a process that is no rank"""
-    group: bool = False
-    """the whole process group, as when a node is lost"""
-    signal: int = signal.SIGKILL
-    """or SIGSTOP, for a process that hangs"""
-    spared_group: int = os.getpgrp()
-    """of the tests themselves"""
-
-
 @contextmanager
 def running(campaign: Campaign, verb: str, kill: KillPoint | None = None) -> Iterator["subprocess.Popen[str]"]:
     """A verb in a process group of its own; of that group nothing is alive after the block."""
-    environment = os.environ | {"PYTHONPATH": f"{CHAOS}{os.pathsep}{os.environ['PYTHONPATH']}"}
-    if kill is not None:
-        environment["KILL_POINT"] = json.dumps(asdict(kill))
+    environment = os.environ | (kill.environment() if kill is not None else {})
     process = subprocess.Popen(
         [EMBEDCUBE, verb, campaign.file],
         env=environment,

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 import xarray
 from pyproj import CRS
-from tests.conftest import SOUND_PLACE, Campaign, call_cli, demo_in
-from tests.cube.two_zones import vectors_at
+from tests.conftest import SOUND_PLACE, Campaign, call_cli, cube_bytes, demo_in
+from tests.cube.two_zones import vectors_at, write_two_zones
 from tests.edge.sockets import listening
 from tests.uses.test_decode_labels import places, write_csv
 
@@ -58,6 +58,14 @@ class Inputs:
             of_classes = task == "classification"
             request = Request(task=task, column="kind" if of_classes else "value", time=JUNE)
             commands.fit(self.cube, [self.labels], path, request, Settings(kind="logistic" if of_classes else "ridge"))
+        return path
+
+    @property
+    def other(self) -> Path:
+        """The cube without a scene of the second window."""
+        path = self._folder / "other.zarr"
+        if not path.exists():
+            write_two_zones(path, without=(4,))
         return path
 
     def bundle(self, *more: str) -> Path:
@@ -108,6 +116,9 @@ COMMANDS: dict[str, Command] = {
     "index": lambda have, out: ["index-vectors", copied(have.cube, out / "cubes" / "cube.zarr")],
     "pull": lambda have, out: ["pull", have.cube, out, "--time", JUNE],
     "table of samples": lambda have, out: ["sample", have.cube, have.labels, "--out", out / "a.parquet"],
+    "differences as GeoJSON": lambda have, out: ["diff", have.cube, have.other, "-o", out / "a.geojson"],
+    "differences as Parquet": lambda have, out: ["diff", have.cube, have.other, "-o", out / "a.parquet"],
+    "map of differences": lambda have, out: ["diff", have.cube, have.other, "-o", out / "a.png"],
     "hits": lambda have, out: ["find", have.cube, "--like", "12.01,50.01", "--out", out / "a.geojson"],
 }  # fmt: skip
 
@@ -204,6 +215,46 @@ def test_a_map_that_has_no_room_is_named_and_not_there(suffix: str, tmp_path: Pa
         write_maps(maps, path)
     assert list(tmp_path.iterdir()) == []
     assert write_maps(maps, path) == [path]
+
+
+@pytest.mark.slow
+def test_a_merge_that_has_no_room_shows_no_cube_and_goes_on(
+    finished_demo: Campaign, demo_archive: Path, tmp_path: Path
+) -> None:
+    """Whatever has no room first: the inventory, the plan, an object, or what is written behind the objects."""
+    whole = demo_in(tmp_path, demo_archive)
+    command: list[str | Path] = ["merge", finished_demo.run.root, "--campaign", whole.file]
+    sizes = sorted(path.stat().st_size for path in finished_demo.run.newest_cube.resolve().rglob("c.*"))
+    for size in (40, finished_demo.run.plan.stat().st_size - 1, sizes[0], sizes[-1] - 1):
+        with no_room_beyond(size):
+            done = call_cli(*command)
+        assert done.returncode == 1, done.stdout
+        assert re.match(rf"embedcube: .*{whole.run.root}/\S+", done.stderr), done.stderr
+        assert "is a bug" not in done.stderr
+        assert not os.path.lexists(whole.run.newest_cube)
+        assert not list(whole.run.cubes.glob("[!.]*"))
+    done = call_cli(*command)
+    assert done.returncode == 0, done.stderr
+    assert cube_bytes(whole.run.newest_cube) == cube_bytes(finished_demo.run.newest_cube)
+
+
+@pytest.mark.slow
+def test_a_report_that_has_no_room_is_named_and_not_there(
+    finished_demo: Campaign, demo_archive: Path, tmp_path: Path
+) -> None:
+    own = demo_in(tmp_path, demo_archive)
+    shutil.copytree(finished_demo.run.root, own.run.root, symlinks=True)
+    shutil.rmtree(own.run.report)
+    assert call_cli("report", own.file).returncode == 0
+    wanted = files_in(own.run.report)
+    for size in (40, max(map(len, wanted.values())) - 1):
+        shutil.rmtree(own.run.report)
+        with no_room_beyond(size):
+            done = call_cli("report", own.file)
+        assert done.returncode == 1, done.stdout
+        assert re.match(rf"embedcube: .*{own.run.report}/\S+", done.stderr), done.stderr
+        assert all(wanted[name] == data for name, data in files_in(own.run.report).items())
+    assert call_cli("report", own.file).returncode == 0
 
 
 @pytest.mark.slow
