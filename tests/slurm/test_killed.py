@@ -163,7 +163,7 @@ def test_killed_at_random_moments(
             objects = objects_of(embedded)
             killed = running.process.poll() is None and running.kill(victim, pick)
             kills += killed
-            wait_until(running.ended, f"the end of {kind} after its {victim} was killed", timeout_s=_patience_s(victim))
+            wait_until(running.ended, f"the end of {kind} after its {victim} was killed", timeout_s=_patience_s(victim if killed else ""))
         code, words = running.process.returncode, running.said.read_text()
         with capsys.disabled():
             print(f"\n{kind}: {victim} {'killed' if killed else 'missed'} at {objects} objects: exit {code}", end="")
@@ -183,5 +183,5 @@ def test_killed_at_random_moments(
 
 
 def _patience_s(victim: str) -> float:
-    """Where a worker alone is lost, the consolidation goes on to its end."""
-    return 300.0 if victim == "worker" else LATE_S
+    """Where nothing or a worker alone is lost, the consolidation goes on to its end."""
+    return 300.0 if victim in ("", "worker") else LATE_S
