@@ -1,7 +1,7 @@
 """Files of a campaign: while ranks embed, and of its cube. `python -m benchmarks.files [--shards 10000]`.
 
 Shards of 32 x 32 cells of 128 features by a cheap model, in ten windows, embedded by four ranks. What is below the
-run folder is counted once a second while they do. The cube's files are counted for each 64 MB of it.
+run folder is counted once a second while they do. The cube's objects are counted for each 64 MB of them.
 """
 
 import argparse
@@ -13,8 +13,10 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import yaml
+import zarr
 from tests.fuzz.images import BANDS, CRS, NORTH, TIFF, WEST, texture, write_band
 
 from embedcube.campaign.parts import scan_documents
@@ -95,9 +97,12 @@ def _kinds(root: Path) -> Counter[str]:
 def _count_cube(cube: Path) -> None:
     files = [path for path in cube.rglob("*") if path.is_file()]
     objects = [path for path in files if is_object(str(path.relative_to(cube)))]
-    size_mb = sum(path.stat().st_size for path in files) / 1e6
-    print(f"cube: {size_mb:,.0f} MB in {len(files)} files, {len(objects)} of them objects: ", end="")
-    print(f"{len(objects) / size_mb * 64:.1f} objects and {len(files) / size_mb * 64:.1f} files a 64 MB")
+    arrays: list[Any] = [zarr.open_array(path, mode="r") for path in sorted({path.parent for path in objects})]
+    stored_mb = sum(path.stat().st_size for path in objects) / 1e6
+    whole_mb = sum(array.nbytes for array in arrays) / 1e6
+    print(f"cube: {len(objects)} objects, and {len(files) - len(objects)} files besides")
+    for size_mb, what in ((stored_mb, "as stored"), (whole_mb, "before compression")):
+        print(f"  {size_mb:,.0f} MB {what}: {len(objects) / size_mb * 64:.1f} objects a 64 MB")
 
 
 if __name__ == "__main__":

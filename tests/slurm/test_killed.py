@@ -68,9 +68,9 @@ class Consolidation:
                     found.append(process)
         return found
 
-    def worker_jobs(self) -> list[str]:
-        """Jobs of workers that run or wait."""
-        return self.cluster.run("squeue", "--noheader", "--name=dask-worker", "--format=%A").split()
+    def jobs(self, name: str = "dask-worker,embedcube") -> list[str]:
+        """Jobs with this name that run or wait: those of workers, and those that srun has made."""
+        return self.cluster.run("squeue", "--noheader", f"--name={name}", "--format=%A").split()
 
     def kill(self, victim: str, pick: random.Random) -> bool:
         """Kill it, with SIGKILL; False where it is not there at this moment."""
@@ -80,11 +80,11 @@ class Consolidation:
             for process in tree_of(self.campaign):
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
-            if jobs := self.worker_jobs():
-                self.cluster.run("scancel", "--signal=KILL", "--full", *jobs)
+            if jobs := self.jobs():
+                self.cluster.run("scancel", *jobs)  # without srun a job would keep its nodes
             return True
         if self.kind == "slurm_cluster" and victim == "worker":
-            jobs = self.worker_jobs()
+            jobs = self.jobs("dask-worker")
             if jobs:
                 self.cluster.run("scancel", "--signal=KILL", "--full", pick.choice(jobs))
             return bool(jobs)
@@ -101,7 +101,7 @@ class Consolidation:
 
     def ended(self) -> bool:
         """Whether nothing of it is alive, on any node or in the queue."""
-        return self.process.poll() is not None and not tree_of(self.campaign) and not self.worker_jobs()
+        return self.process.poll() is not None and not tree_of(self.campaign) and not self.jobs()
 
 
 def objects_of(campaign: Campaign) -> int:
@@ -163,7 +163,11 @@ def test_killed_at_random_moments(
             objects = objects_of(embedded)
             killed = running.process.poll() is None and running.kill(victim, pick)
             kills += killed
-            wait_until(running.ended, f"the end of {kind} after its {victim} was killed", timeout_s=_patience_s(victim if killed else ""))
+            wait_until(
+                running.ended,
+                f"the end of {kind} after its {victim} was killed",
+                timeout_s=_patience_s(victim if killed else ""),
+            )
         code, words = running.process.returncode, running.said.read_text()
         with capsys.disabled():
             print(f"\n{kind}: {victim} {'killed' if killed else 'missed'} at {objects} objects: exit {code}", end="")
