@@ -68,10 +68,10 @@ def main() -> None:
             run_command(str(Path(sys.executable).parent / "embedcube"), stage, campaign)
         own = common_environment(campaign_of(campaign)) | {"PYTHONPATH": os.pathsep.join(filter(None, PATHS))}
         for _ in range(asked.turns):
-            command = (sys.executable, "-m", "benchmarks.steps", "--campaign", campaign)
-            steps = json.loads(subprocess.check_output(command, env=own, text=True))
-            command = (sys.executable, "-m", "benchmarks.bound", campaign, "0", "1")
-            said = subprocess.check_output(command, env=own, text=True, input="\n")
+            again = (sys.executable, "-m", "benchmarks.steps", "--campaign", campaign)
+            steps = json.loads(subprocess.check_output(again, env=own, text=True))
+            beside = (sys.executable, "-m", "benchmarks.bound", campaign, "0", "1")
+            said = subprocess.check_output(beside, env=own, text=True, input="\n")
             bound = {name: 1e3 * s / steps["shards"] for name, s in json.loads(said.partition("\n")[2]).items()}
             print(f"\n{steps['whole']:.0f} ms a shard, {steps['whole'] / sum(bound.values()):.2f} of the bound")
             for function, words in FUNCTIONS.items():

@@ -63,7 +63,7 @@ def zarrita(tmp_path: Path, factory: pytest.TempPathFactory) -> Callable[[Path, 
     shutil.copy(ZARRITA / "read.mjs", tmp_path)
 
     def read(group: Path, names: list[str]) -> Arrays:
-        command = ["node", tmp_path / "read.mjs", group, tmp_path, *names]
+        command = ["node", str(tmp_path / "read.mjs"), str(group), str(tmp_path), *names]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
         return {

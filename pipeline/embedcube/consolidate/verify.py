@@ -67,7 +67,8 @@ def verify_cube(path: Path, progress: Progress, report: Path | None = None, seal
         for zone in cube.zones:
             findings += _structure(cube, zone)
         findings += _part(cube)
-        places, of_shards = cube.held, []
+        places = cube.held
+        of_shards: list[Finding] = []
         for done, ((zone, t, iy, ix), row) in enumerate(places.items(), start=1):
             of_shards += _shard(cube, zone, (t, iy, ix), row)
             progress(done, len(places))
