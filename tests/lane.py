@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("tests/ground", "tests/campaign", "tests/cube")
 TOOLS = (
     "pytest", "hypothesis", "jsonschema", "psutil", "tensorstore", "odc-geo", "rioxarray", "compliance-checker",
+    "zarrs",
 )  # fmt: skip
 
 

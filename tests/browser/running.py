@@ -19,22 +19,25 @@ HERE = Path(__file__).parent
 _NO_NETWORK = ("ENOTFOUND", "ECONNREFUSED", "EAI_AGAIN", "ETIMEDOUT", "ENETUNREACH")
 
 
-def node_modules(factory: pytest.TempPathFactory) -> Path:
-    """The page's packages, installed once as package-lock.json names them; a test without npm or network is skipped."""
+def node_modules(factory: pytest.TempPathFactory, source: Path = SOURCE) -> Path:
+    """The packages that package-lock.json of `source` names (by default those of the page), installed once.
+
+    A test without npm or network is skipped.
+    """
     if shutil.which("npm") is None:
         pytest.skip("needs node and npm")
 
     def install(folder: Path) -> None:
         folder.mkdir()
         for name in ("package.json", "package-lock.json"):
-            shutil.copy(SOURCE / name, folder)
+            shutil.copy(source / name, folder)
         command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode and any(code in done.stderr for code in _NO_NETWORK):
             pytest.skip("npm cannot reach its registry")
         assert done.returncode == 0, done.stderr
 
-    return made_once(factory, "node-modules", install) / "node_modules"
+    return made_once(factory, f"node-modules-of-{source.name}", install) / "node_modules"
 
 
 def run_node(script: str, modules: Path, *arguments: str | Path, timeout_s: float = 240) -> Any:

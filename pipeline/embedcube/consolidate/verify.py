@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ _BREAKAGE = (*UNREADABLE, WorkError, ArithmeticError, MemoryError)
 """errors that readers of a store with damaged metadata raise"""
 
 
+_BYTES, _DAMAGED = "bytes", "damaged"
+"""The check of the bytes of objects; what it says of an object that cannot be read."""
+
 _KEEP_BYTES = 1 << 26
 """of each array: decoded chunks that are kept, as several checks look at the same ones"""
 
@@ -65,9 +68,11 @@ def verify_cube(path: Path, progress: Progress, report: Path | None = None, seal
             findings += _structure(cube, zone)
         findings += _part(cube)
         places = cube.held
+        of_shards: list[Finding] = []
         for done, ((zone, t, iy, ix), row) in enumerate(places.items(), start=1):
-            findings += _shard(cube, zone, (t, iy, ix), row)
+            of_shards += _shard(cube, zone, (t, iy, ix), row)
             progress(done, len(places))
+        findings += _once_an_object(of_shards, {one.place for one in findings if one.check == _BYTES})
         if not wrong(_but_seals(findings)):
             findings += derived(cube)
         if not wrong(_but_seals(findings)):
@@ -165,15 +170,31 @@ def _shard(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iter
             data = cube.objects(zone, stored["array"]).member(place) or b""
         except WorkError:
             damaged = True
-            yield Finding(check="bytes", place=name, found="damaged", expected="an object that can be read")
+            yield Finding(check=_BYTES, place=name, found=_DAMAGED, expected="an object that can be read")
             continue
         if (found := hashlib.sha256(data).hexdigest()) != stored["sha256"]:
             damaged = True
             words = f"{len(data)} bytes, SHA-256 {found[:12]}" if data else "nothing of it"
             expected = f"of shard {place} {stored['size']} bytes, SHA-256 {stored['sha256'][:12]}"
-            yield Finding(check="bytes", place=name, found=words, expected=expected)
+            yield Finding(check=_BYTES, place=name, found=words, expected=expected)
     if not damaged:
         yield from _rules(cube, zone, place, row)
+
+
+def _once_an_object(of_shards: Iterable[Finding], named: set[str]) -> Iterator[Finding]:
+    """The findings of shards, but those in the bytes of one object once, with the number of its shards.
+
+    `named` are objects of which something is said already: that they cannot be read is not said again.
+    """
+    of_objects: dict[str, list[Finding]] = defaultdict(list)
+    for one in of_shards:
+        if one.check != _BYTES:
+            yield one
+        elif one.found != _DAMAGED or one.place not in named:
+            of_objects[one.place].append(one)
+    for first, *others in of_objects.values():
+        words = f"{first.found}, the first of {1 + len(others)} such shards" if others else first.found
+        yield replace(first, found=words)
 
 
 def _rules(cube: Cube, zone: str, place: tuple[int, int, int], row: int) -> Iterator[Finding]:
@@ -328,9 +349,10 @@ def _members(cube: Cube, name: str, expected: set[tuple[int, ...]]) -> Iterator[
     try:
         found = cube.objects(zone, array).members(key, path.stat().st_size)
     except WorkError as error:
-        yield Finding(check="bytes", place=name, found=str(error), expected="the shards of its records alone")
+        words = f"the {len(expected)} shards of its records alone"
+        yield Finding(check=_BYTES, place=name, found=str(error), expected=words)
         return
     if found != expected:
         yield Finding(
-            check="bytes", place=name, found=f"{len(found)} shards", expected=f"the {len(expected)} of its records"
+            check=_BYTES, place=name, found=f"{len(found)} shards", expected=f"the {len(expected)} of its records"
         )

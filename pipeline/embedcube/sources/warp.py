@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import reduce
 from itertools import product
 from typing import Any, Literal
 
@@ -22,15 +23,13 @@ Floats = NDArray[np.float64]
 def has_data(pixels: Pixels, asset: Asset) -> NDArray[np.bool_]:
     """Whether each pixel of a file is finite and none of the numbers that mean no data."""
     missing = [number for number in (asset.nodata, *asset.also_nodata) if number is not None]
-    known = np.ones(pixels.shape, dtype=bool)
-    if pixels.dtype.kind == "f":
-        known = np.isfinite(pixels)
-    else:
+    if pixels.dtype.kind != "f":
         # compared as integers, because numpy would convert every pixel to compare it with a float
         missing = [int(number) for number in missing if float(number).is_integer()]
-    for number in missing:
-        known &= pixels != number
-    return np.asarray(known)
+    known = [pixels != number for number in missing]
+    if pixels.dtype.kind == "f":
+        known.append(np.isfinite(pixels))
+    return reduce(np.logical_and, known) if known else np.ones(pixels.shape, dtype=bool)
 
 
 def warp(

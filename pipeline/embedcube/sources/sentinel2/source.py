@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from math import isfinite
 from typing import Any, Literal
 
@@ -264,7 +264,7 @@ class Sentinel2:
                 self._empty[digest] = empty_file(bands, assets[mask.band], presence_of)
             if words := self._empty[digest]:
                 raise CorruptInput(words)
-        seen = np.logical_and.reduce([present.labelled, *present.bands])
+        seen = reduce(np.logical_and, present.bands, present.labelled)
         values = np.stack(
             [self._with_offset(pixels[band], band, scene.offset) for band in self._archive.bands],
         )
