@@ -225,6 +225,7 @@ def test_shares_of_a_raster_are_those_counted_by_hand(cube: Cube, tmp_path: Path
         (Request(task="regression", time="2023-06"), own.sum(-1) / known),
     ):  # fmt: skip
         examples = read_examples(cube, [], [path], request)
+        assert examples.bounds == ((0, 1) if request.share else None)
         cells = examples.cells
         assert cells is not None
         here = cells.zone == cells.zones.index("s2/utm33")

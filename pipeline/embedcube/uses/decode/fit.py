@@ -94,7 +94,8 @@ def _ridge(standard: NDArray[np.float32], examples: Examples, settings: Settings
     alpha = penalty(features, examples)
     model = RidgeCV(alphas=_ALPHAS) if alpha is None else Ridge(alpha=alpha)
     model.fit(features, examples.target)
-    return {"coefficients": model.coef_.reshape(1, -1), "intercepts": np.reshape(model.intercept_, 1)}
+    bounds = {} if examples.bounds is None else {"bounds": np.array(examples.bounds, np.float64)}
+    return {"coefficients": model.coef_.reshape(1, -1), "intercepts": np.reshape(model.intercept_, 1), **bounds}
 
 
 def penalty(features: NDArray[np.float64], examples: Examples) -> float | None:
