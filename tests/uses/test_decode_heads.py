@@ -79,11 +79,13 @@ def test_rows_that_are_alike_choose_a_stronger_penalty_for_other_groups() -> Non
 
 def test_a_share_is_never_below_nothing_nor_above_all(tmp_path: Path) -> None:
     examples = made("regression")
-    share = replace(examples, target=np.clip(examples.target / 4 + 0.5, 0, 1), bounds=(0.0, 1.0))
-    free = fit_head(replace(share, bounds=None), Settings(kind="ridge"))
+    share = replace(examples, target=np.clip(examples.target / 4 + 0.5, 0, 1))
+    free = fit_head(share, Settings(kind="ridge"))
     assert free(share.features).min() < -0.01
     assert free(share.features).max() > 1.01
-    decoder = Decoder(fit_head(share, Settings(kind="ridge")), decoder_of("ridge", "regression").about)
+    decoder = Decoder(
+        fit_head(share, Settings(kind="ridge", bounds=(0.0, 1.0))), decoder_of("ridge", "regression").about
+    )
     write_decoder(decoder, tmp_path / "d.safetensors")
     head = read_decoder(tmp_path / "d.safetensors").head
     np.testing.assert_array_equal(head(share.features), free(share.features).clip(0, 1))

@@ -79,8 +79,6 @@ class Examples:
     """labels that are not used, by reason"""
     around: Around | None = None
     """the cells beside, for a head that takes them"""
-    bounds: tuple[float, float] | None = None
-    """the least and the greatest number that a target can be; None where nobody said"""
 
     def __len__(self) -> int:
         return len(self.features)

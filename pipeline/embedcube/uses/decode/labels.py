@@ -80,7 +80,6 @@ def read_examples(cube: Cube, layers: Sequence[str], paths: Sequence[Path], requ
         features=features, target=labels.target, classes=labels.classes, lon=lon, lat=lat,
         seconds=seconds_of(cube, labels.cells), part=labels.part, group=labels.group, cells=labels.cells,
         left_out={reason: count for reason, count in left_out.items() if count}, cell_m=cell_m(cube, layers[0]),
-        bounds=(0.0, 1.0) if request.share else None,
     ).take(there)  # fmt: skip
     return checked(examples, named, request.column)
 
