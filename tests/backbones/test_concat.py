@@ -9,7 +9,9 @@ import rasterio
 import torch
 import yaml
 from rasterio.transform import from_origin
+from safetensors.numpy import load_file
 from tests.backbones.test_mosaiks import a_sample, chips_of
+from tests.conftest import ROOT, real_campaign
 from tests.sources.test_samples import run, written
 
 from embedcube.backbones.base import FitSample, Inputs, make_backbone
@@ -24,6 +26,7 @@ from embedcube.testing import check_backbone
 
 LAYOUT = ShardLayout(chip_px=34, halo_px=1, cell_px=16, chips=2)
 TWO = Inputs(bands=(("B02", "B03"), ("VV",)), frames=2, archives=("s2", "s1"))
+RECIPE = "concat_s1_s2_ssl4eo_43RCP.yaml"
 FILTERS: dict[str, Any] = {"name": "mosaiks", "filters": 4}
 PARTS: list[dict[str, Any]] = [
     {"backbone": FILTERS, "archives": "s1", "over_time": "max"},
@@ -112,6 +115,37 @@ def test_it_is_two_layers_side_by_side(tmp_path: Path) -> None:
     assert cube.group("both/samples").attrs["embedcube:models"] == [
         cube.group(f"{name}/samples").attrs["geoemb:model"] for name in ("vit", "filters")
     ]
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_the_shipped_recipe_keeps_components_of_both_parts(tmp_path: Path) -> None:
+    """Its vectors are those without `reduce`, projected by the frozen head in NumPy."""
+    with pytest.MonkeyPatch.context() as patch:
+        campaign = real_campaign(ROOT / "configs" / "campaigns" / RECIPE, tmp_path, patch)
+
+        def beside(document: dict[str, Any]) -> None:
+            (layer,) = document["layers"].values()
+            layer = {key: value for key, value in layer.items() if key != "reduce"}
+            document["layers"]["whole"] = layer | {"encoding": "float32"}
+
+        campaign.change(beside)
+        assert "nothing found wrong" in campaign.cli("run")
+    cube = Cube(campaign.run.newest_cube)
+    everywhere = slice(None)
+    kept, whole = (cube.vectors(f"{name}/grid", 0, everywhere, everywhere) for name in ("radar_and_optics", "whole"))
+    there = np.isfinite(kept).all(axis=-1)
+    assert there.sum() > 200
+    np.testing.assert_array_equal(there, np.isfinite(whole).all(axis=-1))
+    assert (kept.shape[-1], whole.shape[-1]) == (16, 32 + 64)
+    head = load_file(campaign.run.weights("radar_and_optics"))
+    basis = head["reduce.basis"].astype(float)
+    expected = (whole[there] - head["reduce.mean"].astype(float)) @ basis.T
+    # int8: half a step of each vector
+    off = np.abs(kept[there] - expected).max(axis=1) / (np.abs(expected).max(axis=1) / 127)
+    assert off.max() < 0.51
+    for part in (basis[:, :32], basis[:, 32:]):
+        assert np.abs(part).max() > 0.1, "both parts are in the components"
 
 
 def test_files_of_parts(tmp_path: Path) -> None:

@@ -77,6 +77,21 @@ def test_rows_that_are_alike_choose_a_stronger_penalty_for_other_groups() -> Non
     assert (penalty(x, examples) or 0) > 5 * alone
 
 
+def test_a_share_is_never_below_nothing_nor_above_all(tmp_path: Path) -> None:
+    examples = made("regression")
+    share = replace(examples, target=np.clip(examples.target / 4 + 0.5, 0, 1))
+    free = fit_head(share, Settings(kind="ridge"))
+    assert free(share.features).min() < -0.01
+    assert free(share.features).max() > 1.01
+    decoder = Decoder(
+        fit_head(share, Settings(kind="ridge", bounds=(0.0, 1.0))), decoder_of("ridge", "regression").about
+    )
+    write_decoder(decoder, tmp_path / "d.safetensors")
+    head = read_decoder(tmp_path / "d.safetensors").head
+    np.testing.assert_array_equal(head(share.features), free(share.features).clip(0, 1))
+    assert head.parameters == free.parameters
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("weights", ["balanced", "none"])
 def test_logistic_is_that_of_scikit_learn(classes: int, weights: Any) -> None:
@@ -269,6 +284,9 @@ DAMAGE: list[tuple[Kind, str, Any, str]] = [
     ("ridge", "regression", lambda a: a.update(coefficients=np.zeros((1, 11))), "coefficients has the shape"),
     ("ridge", "regression", lambda a: a.update(intercepts=np.array([np.nan])), "intercepts is empty or not finite"),
     ("ridge", "regression", lambda a: a.update(std=np.zeros(12)), "std is not above 0"),
+    ("ridge", "regression", lambda a: a.update(bounds=np.array([1.0, 0.0])), "bounds are .1.0, 0.0., the first is not"),
+    ("ridge", "regression", lambda a: a.update(bounds=np.zeros(3)), "bounds has the shape"),
+    ("logistic", "classification", lambda a: a.update(bounds=np.array([0.0, 1.0])), "the array bounds, which a logist"),
     ("logistic", "classification", lambda a: a.update(coefficients=np.zeros((4, 12))), "coefficients has the shape"),
     ("knn", "dense", lambda a: a.update(neighbours=np.array(401)), "401 neighbours of 400 examples"),
     ("forest", "classification", lambda a: a.update(left=np.zeros_like(a["left"])), "child"),

@@ -19,7 +19,10 @@ from tests.cube.two_zones import CLOUDS, cloudy, vectors_at
 from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.grid import to_degrees
+from embedcube.uses.decode.commands import fit
 from embedcube.uses.decode.examples import Examples
+from embedcube.uses.decode.file import read_decoder
+from embedcube.uses.decode.fit import Settings
 from embedcube.uses.decode.folds import Folds, Size, blocks_of, default_size, folds_of, random_folds, size_in
 from embedcube.uses.decode.labels import read_examples
 from embedcube.uses.decode.request import Request
@@ -232,6 +235,16 @@ def test_shares_of_a_raster_are_those_counted_by_hand(cube: Cube, tmp_path: Path
         assert (labelled[cells.y[here], cells.x[here]] >= 0.5).all()
         valid = cube.valid("s2/utm33", 0, slice(None), slice(None))
         assert here.sum() == (valid & (labelled >= 0.5)).sum() > 1000
+
+
+def test_a_decoder_of_shares_knows_their_limits(cube: Cube, tmp_path: Path) -> None:
+    path, file = write_raster(tmp_path / "map.tif", cube, pixels()), tmp_path / "d.safetensors"
+    for share, bounds in (((1, 3), (0, 1)), ((), None)):
+        request = Request(task="regression", share=share, time="2023-06")
+        fit(cube.path, [path], file, request, Settings(kind="ridge", most=200))
+        read = read_decoder(file)
+        assert read.about.settings.bounds == bounds
+        assert ("bounds" in read.head.arrays) == (bounds is not None)
 
 
 def test_majority_and_dense_shares_are_those_counted_by_hand(cube: Cube, tmp_path: Path) -> None:

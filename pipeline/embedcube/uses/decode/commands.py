@@ -35,6 +35,8 @@ def fit(
     if to.suffix != ".safetensors":
         raise RequestError(f"{to}: a decoder is a file .safetensors")
     settings.checked(request.task)
+    if request.share:
+        settings = replace(settings, bounds=(0.0, 1.0))
     cube = open_cube(cube_path)
     layers = check_layers(cube, layers)
     examples = _examples(cube, layers, labels, request, settings)

@@ -39,6 +39,8 @@ class Settings:
     hidden: int = 64
     """of a conv head: numbers between its two convolutions"""
     most: int = MOST_ROWS
+    bounds: tuple[float, float] | None = None
+    """of a ridge head: the least and the greatest number that it says; None for any"""
 
     @property
     def around(self) -> bool:
@@ -94,7 +96,8 @@ def _ridge(standard: NDArray[np.float32], examples: Examples, settings: Settings
     alpha = penalty(features, examples)
     model = RidgeCV(alphas=_ALPHAS) if alpha is None else Ridge(alpha=alpha)
     model.fit(features, examples.target)
-    return {"coefficients": model.coef_.reshape(1, -1), "intercepts": np.reshape(model.intercept_, 1)}
+    bounds = {} if settings.bounds is None else {"bounds": np.array(settings.bounds, np.float64)}
+    return {"coefficients": model.coef_.reshape(1, -1), "intercepts": np.reshape(model.intercept_, 1), **bounds}
 
 
 def penalty(features: NDArray[np.float64], examples: Examples) -> float | None:

@@ -30,6 +30,10 @@ ARRAYS: dict[Kind, dict[str, tuple[str, ...]]] = {
 """Arrays of each kind of head, with the names of their dimensions. All have `mean` and `std` (feature) beside them,
 by which features are standardised first."""
 
+OPTIONAL: dict[Kind, dict[str, tuple[str, ...]]] = {"ridge": {"bounds": ("bound",)}}
+"""arrays that a kind of head may have: `bounds`, the least and the greatest number that it says, of a label that is a
+share"""
+
 _ROWS = 256
 """rows of a product of matrices: always as many, so that the sums of a row are equal"""
 
@@ -52,7 +56,8 @@ class Head:
     @property
     def parameters(self) -> int:
         """Numbers that it holds: coefficients, stored vectors, or nodes of trees."""
-        return sum(int(array.size) for name, array in self.arrays.items() if name not in ("neighbours", "first"))
+        beside = ("neighbours", "first", "bounds")
+        return sum(int(array.size) for name, array in self.arrays.items() if name not in beside)
 
     @property
     def around(self) -> bool:
@@ -72,7 +77,8 @@ class Head:
         if self.has_logits:
             return softmax(self.logits(vectors))
         if self.kind == "ridge":
-            return self.logits(vectors)
+            said = self.logits(vectors)
+            return said.clip(*self.arrays["bounds"]) if "bounds" in self.arrays else said
         # as scikit-learn's trees compare, in float32
         standard = ((vectors - self.arrays["mean"]) / self.arrays["std"]).astype(np.float32)
         return self._of_neighbours(standard) if self.kind == "knn" else self._of_trees(standard)
@@ -138,11 +144,13 @@ def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 def why_wrong(head: Head) -> str:
     """What is wrong with the arrays of a head from a file, in words; empty where they are consistent."""
     expected = {"mean": ("feature",), "std": ("feature",), **ARRAYS[head.kind]}
-    if unknown := sorted(head.arrays.keys() - expected.keys()):
+    optional = OPTIONAL.get(head.kind, {})
+    if unknown := sorted(head.arrays.keys() - expected.keys() - optional.keys()):
         return f"it holds the array {unknown[0]}, which a {head.kind} head does not have"
     if missing := sorted(expected.keys() - head.arrays.keys()):
         return f"it lacks the array {missing[0]}, which a {head.kind} head has"
-    sizes: dict[str, int] = {"output": head.outputs, "feature": head.features, "place": PLACES}
+    expected |= {name: dimensions for name, dimensions in optional.items() if name in head.arrays}
+    sizes: dict[str, int] = {"output": head.outputs, "feature": head.features, "place": PLACES, "bound": 2}
     for name, dimensions in expected.items():
         array = head.arrays[name]
         wanted = tuple(sizes.setdefault(d, n) for d, n in zip(dimensions, array.shape, strict=False))
@@ -156,6 +164,8 @@ def why_wrong(head: Head) -> str:
             return f"{name} holds {array.dtype}"
     if not (head.arrays["std"] > 0).all():
         return "std is not above 0 everywhere"
+    if "bounds" in head.arrays and not np.less(*head.arrays["bounds"]):
+        return f"its bounds are {head.arrays['bounds'].tolist()}, the first is not below the second"
     if head.kind == "knn" and not 0 < int(head.arrays["neighbours"]) <= len(head.arrays["vectors"]):
         return f"it asks for {int(head.arrays['neighbours'])} neighbours of {len(head.arrays['vectors'])} examples"
     return _why_no_forest(head) if head.kind == "forest" else ""

@@ -57,31 +57,32 @@ def pixel_classes(cube: Cube, cells: Cells, paths: Sequence[Path], request: Requ
         RequestError: the pixels of a raster do not divide the cells.
     """
     values = dict(request.classes) or {name: (int(name),) for name in classes}
-    found: dict[int, NDArray[np.int16]] = {}
+    found: list[tuple[NDArray[np.int64], NDArray[np.int16]]] = []
     for path in paths:
         with opened(path, request.crs) as source:
             for number, zone in enumerate(cells.zones):
                 windows = windows_of_raster(cube, zone, path, request)
                 rows = np.flatnonzero((cells.zone == number) & np.isin(cells.t, windows))
                 if len(rows) and (cut := _cut(source, cube, zone, cells, rows)) is not None:
-                    for row, own in zip(rows.tolist(), cut, strict=True):
-                        codes = np.full(own.shape, NONE, np.int16)
-                        for code, name in enumerate(classes):
-                            codes[np.isin(own, values[name])] = code
-                        found[row] = codes
-    sides = {codes.shape[0] for codes in found.values()}
+                    own = np.full(cut.shape, NONE, np.int16)
+                    for code, name in enumerate(classes):
+                        own[np.isin(cut, values[name])] = code
+                    found.append((rows, own))
+    sides = {own.shape[1] for _, own in found}
     if len(sides) != 1:
         raise RequestError(
             f"{paths[0].name}: its pixels do not divide the cells of any zone, or several sizes of pixels do; warp the "
             "rasters onto the cells' grid for a score on pixels"
         )
     (side,) = sides
-    nothing = np.full((side, side), NONE, np.int16)
-    return np.stack([found.get(row, nothing) for row in range(len(cells))])
+    codes = np.full((len(cells), side, side), NONE, np.int16)
+    for rows, own in found:
+        codes[rows] = own
+    return codes
 
 
-def _cut(source: Any, cube: Cube, zone: str, cells: Cells, rows: NDArray[np.int64]) -> list[NDArray[Any]] | None:
-    """The pixels (row, column) of each cell, without a label a value that no class has; None where they do not fit."""
+def _cut(source: Any, cube: Cube, zone: str, cells: Cells, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """The pixels (cell, row, column) of some cells, without a label a value of no class; None if they do not fit."""
     from rasterio.windows import Window
 
     a, _, c, _, _, f = cube.group(zone).attrs["spatial:transform"][:6]
@@ -97,8 +98,8 @@ def _cut(source: Any, cube: Cube, zone: str, cells: Cells, rows: NDArray[np.int6
                     int(np.ptp(x) + 1) * side, int(np.ptp(y) + 1) * side)  # fmt: skip
     read = file.read(1, window=window, boundless=True, masked=True)
     values = np.where(np.ma.getmaskarray(read), np.iinfo(np.int64).min, read.data.astype(np.int64))
-    rows_first, columns_first = (y - y.min()) * side, (x - x.min()) * side
-    return [values[j : j + side, i : i + side] for j, i in zip(rows_first, columns_first, strict=True)]
+    squares = values.reshape(-1, side, values.shape[1] // side, side)
+    return np.asarray(squares[y - y.min(), :, x - x.min()])
 
 
 def interpolated(logits: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
