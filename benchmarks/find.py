@@ -24,7 +24,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
-from embedcube.cube import similar
+from embedcube.cube import products
 from embedcube.cube.encoding import MASKED, VALID
 from embedcube.cube.find import Search, find
 from embedcube.cube.reader import Cube
@@ -159,15 +159,15 @@ def similarity(cube: Cube) -> None:
     some = stored[stored.any(axis=1)]
     some = some[:: len(some) // 3]
     one, mean = Query.of(some[0]), Query.by_examples(list(some[:2]), [some[2]])
-    installed = similar._numkong
+    installed = products._numkong
     per_million = 1e6 / len(stored)
     for name, query in (("one cell", one), ("3 examples", mean)):
         times, answers = {}, {}
         for library in ("numkong", "numpy"):
-            similar._numkong = installed if library == "numkong" else None
+            products._numkong = installed if library == "numkong" else None
             answers[library] = query.cosines(stored)
             times[library] = cpu_s(partial(query.cosines, stored)) * 1e3 * per_million
-        similar._numkong = installed
+        products._numkong = installed
         rows = stored[::7].astype(np.float64)
         exact = rows @ query.vector / np.maximum(np.linalg.norm(rows, axis=1), 1e-300)
         error = np.nanmax(np.abs(answers["numpy"][::7] - exact))

@@ -147,7 +147,7 @@ class _Errors(NamedTuple):
     error: str
     below: Path | str
     first: int
-    count: int
+    times: int
     half: bool = False
 
 
@@ -158,8 +158,8 @@ def _times(count: int) -> str:
 def _with_errors(fault: Fault, trial: Trial, reference: Reference, words: str, errors: _Errors) -> Disturbed:
     trial.run.root.mkdir(parents=True, exist_ok=True)
     log, disturbed = trial.folder / "failed.txt", Disturbed(words=words)
-    error, below, first, count, half = errors
-    process = trial.start(fault.stage, failing(error, below, first=first, count=count, log=log, half=half))
+    error, below, first, times, half = errors
+    process = trial.start(fault.stage, failing(error, below, first=first, count=times, log=log, half=half))
     end(process, disturbed, reference.limit_s(fault.stage))
     if log.exists():
         call, _, path = log.read_text().splitlines()[0].partition(" ")

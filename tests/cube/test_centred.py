@@ -16,7 +16,7 @@ from rasterio.features import geometry_mask
 from tests.cube.synthetic import write_zone
 from tests.cube.test_change import ZONE, write_series
 
-from embedcube.cube import similar
+from embedcube.cube import products
 from embedcube.cube.basis import Basis, fit_basis
 from embedcube.cube.encoding import VALID
 from embedcube.cube.reader import Cube
@@ -103,7 +103,7 @@ def test_parcels_are_those_of_float64(pair: Pair) -> None:
 @pytest.mark.parametrize("with_numkong", [True, False])
 def test_cosines_are_those_of_float64(pair: Pair, with_numkong: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not with_numkong:
-        monkeypatch.setattr(similar, "_numkong", None)
+        monkeypatch.setattr(products, "_numkong", None)
     query = pair.values[4, 30, 20]
     here = shapely.Point(*centre_of(pair.cube, 30, 20)).buffer(1e-5)
     for like in (Cell(zone=ZONE, t=4, y=30, x=20), here):
@@ -148,7 +148,7 @@ def test_both_ways_give_the_same_bits_and_short_vectors_are_exact(monkeypatch: p
     assert np.isnan(fast[1])
     assert np.isnan(expected[1])
     np.testing.assert_allclose(fast, expected, rtol=0, atol=1e-6)
-    monkeypatch.setattr(similar, "_numkong", None)
+    monkeypatch.setattr(products, "_numkong", None)
     np.testing.assert_array_equal(query.cosines(stored, scale, offset), fast)
 
 

@@ -12,7 +12,7 @@ from pyproj import Geod
 from tests.conftest import Campaign
 from tests.cube.synthetic import create_zone, write_zone
 
-from embedcube.cube import similar
+from embedcube.cube import products
 from embedcube.cube.basis import Basis, fit_basis
 from embedcube.cube.compare import compare
 from embedcube.cube.encoding import FAILED, MASKED, NO_DATA, NOT_PROCESSED, VALID
@@ -102,8 +102,8 @@ def test_colours_of_int8_are_those_of_float64_with_numkong_and_without(
     mean, components = rows.mean(axis=0), np.linalg.qr(rng.normal(size=(features, 3)))[0].T
     low, high = np.percentile((rows - mean) @ components.T, (2, 98), axis=0)
     drawn = []
-    for library in (similar._numkong, None):
-        monkeypatch.setattr(similar, "_numkong", library)
+    for library in (products._numkong, None):
+        monkeypatch.setattr(products, "_numkong", library)
         basis = Basis(mean=mean, components=components, low=low, high=high, variance=np.ones(3))
         drawn.append(basis.colours(stored, scale, np.ones(3000, bool)))
     assert drawn[0].tobytes() == drawn[1].tobytes()

@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from tests.cube.synthetic import write_zone
 
-from embedcube.cube import similar
+from embedcube.cube import products
 from embedcube.cube.encoding import MASKED, NO_DATA, VALID, VALID_INCOMPLETE
 from embedcube.cube.reader import Cube
 from embedcube.cube.similar import Query, nearest
@@ -25,7 +25,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "numkong":
         pytest.importorskip("numkong")
     else:
-        monkeypatch.setattr(similar, "_numkong", None)
+        monkeypatch.setattr(products, "_numkong", None)
 
 
 def exact(stored: NDArray[np.generic], vector: NDArray[np.generic]) -> NDArray[np.float64]:
@@ -73,7 +73,7 @@ def test_numkong_and_numpy_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -
     queries = [Query.of(rows[0]), Query.by_examples([rows[1], rows[2]], [rows[3]])]
     fast = [query.cosines(rows) for query in queries]
     lists = nearest(rows, centroids)
-    monkeypatch.setattr(similar, "_numkong", None)
+    monkeypatch.setattr(products, "_numkong", None)
     for query, cosines in zip(queries, fast, strict=True):
         assert query.cosines(rows).tobytes() == cosines.tobytes()
     assert (nearest(rows, centroids) == lists).all()

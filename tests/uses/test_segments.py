@@ -18,7 +18,7 @@ from tests.conftest import Campaign, call_cli
 from tests.cube.synthetic import write_provenance, write_zone
 
 from embedcube.cube import find as finding
-from embedcube.cube import similar
+from embedcube.cube import products
 from embedcube.cube.encoding import MASKED, VALID, VALID_INCOMPLETE
 from embedcube.cube.examples import wanted_by
 from embedcube.cube.find import Search, find_query
@@ -139,7 +139,7 @@ def test_a_search_in_a_small_region_is_exact_and_lists_go_on_until_enough_is_fou
 
 def test_bytes_are_the_same_again_and_without_numkong(small_segments: Cube, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(indexing, "SEGMENT_CELLS", 48 * 48)
-    monkeypatch.setattr(similar, "_numkong", None)
+    monkeypatch.setattr(products, "_numkong", None)
     shutil.copytree(small_segments.path, tmp_path / "cube.zarr")
     cube = Cube(tmp_path / "cube.zarr")
     made = index_vectors(cube, cube.layers, here, silent)

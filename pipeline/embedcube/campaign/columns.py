@@ -9,7 +9,7 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 
-def integers(values: Sequence[int] | NDArray[Any]) -> pyarrow.Array:
+def integers(values: Sequence[int] | range | NDArray[Any]) -> pyarrow.Array:
     """A column of int64."""
     data = np.asarray(values, dtype=np.int64)
     return pyarrow.Array.from_buffers(pyarrow.int64(), len(data), [None, pyarrow.py_buffer(data.tobytes())])

@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.compute
 from numpy.typing import NDArray
 
+from embedcube.campaign.columns import integers, texts
 from embedcube.campaign.run_folder import RunDir
 from embedcube.campaign.seals import read_sealed
 from embedcube.campaign.tables import read_pieces
@@ -65,11 +66,11 @@ def _without_broken(table: pyarrow.Table, verdicts: Verdicts, changed: bool) -> 
         return table
     scenes = table["scenes"].combine_chunks()
     one = pyarrow.compute.list_flatten(scenes)
-    broken = pyarrow.compute.is_in(one, _numbers(sorted(verdicts.scenes)).cast(one.type))
+    broken = pyarrow.compute.is_in(one, integers(sorted(verdicts.scenes)).cast(one.type))
     rows = sorted(set(pyarrow.compute.list_parent_indices(scenes).filter(broken).to_pylist()))
     recipes = [verdicts.recipe(table["recipe"][row].as_py(), scenes[row].as_py()) for row in rows]
-    chosen = pyarrow.compute.is_in(_numbers(range(len(table))), _numbers(rows))
-    changed = pyarrow.compute.replace_with_mask(table["recipe"].combine_chunks(), chosen, _texts(recipes))
+    chosen = pyarrow.compute.is_in(integers(range(len(table))), integers(rows))
+    changed = pyarrow.compute.replace_with_mask(table["recipe"].combine_chunks(), chosen, texts(recipes))
     table = table.set_column(table.schema.get_field_index("recipe"), "recipe", changed)
     return _with_instead(table, scenes, rows, verdicts) if verdicts.instead else table
 
@@ -97,19 +98,6 @@ def _small(values: NDArray[Any]) -> pyarrow.Array:
     return pyarrow.Array.from_buffers(pyarrow.int32(), len(values), [None, pyarrow.py_buffer(values.astype(np.int32))])
 
 
-# from buffers, because pyarrow.array imports pandas, which takes longer than all else that `status` does
-def _numbers(values: Sequence[int] | range | NDArray[Any]) -> pyarrow.Array:
-    buffer = pyarrow.py_buffer(np.array(values, dtype=np.int64))
-    return pyarrow.Array.from_buffers(pyarrow.int64(), len(values), [None, buffer])
-
-
-def _texts(values: Sequence[str]) -> pyarrow.Array:
-    data = [value.encode() for value in values]
-    offsets = np.cumsum([0, *map(len, data)], dtype=np.int32)
-    buffers = [None, pyarrow.py_buffer(offsets), pyarrow.py_buffer(b"".join(data))]
-    return pyarrow.Array.from_buffers(pyarrow.string(), len(data), buffers)
-
-
 def _pilot_of(run: RunDir, plan: Files, names: Sequence[str]) -> pyarrow.Table:
     """The rows of the pilot, each a draw group of its own; none where no pilot was chosen."""
     rows: list[int] = []
@@ -122,10 +110,10 @@ def _pilot_of(run: RunDir, plan: Files, names: Sequence[str]) -> pyarrow.Table:
     for name in plan.files_of(None):
         for piece in read_pieces(run.root / name, plan.files[name], names, "plan"):
             here = wanted[(wanted >= start) & (wanted < start + len(piece))] - start
-            pieces.append(piece.take(_numbers(here)))
+            pieces.append(piece.take(integers(here)))
             start += len(piece)
-    chosen = pyarrow.concat_tables(pieces).take(_numbers(np.searchsorted(wanted, rows)))
+    chosen = pyarrow.concat_tables(pieces).take(integers(np.searchsorted(wanted, rows)))
     numbers = {"task": np.full(len(rows), plan.tasks), "draw": np.arange(len(rows))}
     for name in numbers.keys() & set(chosen.column_names):
-        chosen = chosen.set_column(chosen.schema.get_field_index(name), name, _numbers(numbers[name]))
+        chosen = chosen.set_column(chosen.schema.get_field_index(name), name, integers(numbers[name]))
     return chosen

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedcube.cube.encoding import decode
-from embedcube.cube.similar import WholeProducts
+from embedcube.cube.products import BLOCK_ROWS, WholeProducts, planes_of, summed
 from embedcube.cube.store import CubeStore
 
 SAMPLE_CELLS = 20_000
@@ -25,11 +25,8 @@ _BLOCK_NUMBERS = 1 << 16
 """Stored floats that are converted to float32 and multiplied at once. They stay in the processor's cache, and the
 product is too small for OpenBLAS to use several threads, which cost ten times as much CPU time where cores are busy."""
 
-_BLOCK_ROWS = 1 << 14
-"""stored int8 vectors that are multiplied at once, so that what is between stays small"""
-
 _PLANES = 3
-"""int8 vectors whose sum stands for the factors of a colour"""
+"""of the factors of a colour: their error is below 1e-7 of the largest, as that of float32"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +52,10 @@ class Basis:
         return (self.components * factors[:, None]).T.astype(np.float32), offsets.astype(np.float32)
 
     @cached_property
-    def _planes(self) -> tuple[WholeProducts, NDArray[np.float32]]:
-        """The factors as sums of int8, which multiply int8 without rounding, and the steps (plane) of these.
-
-        The three sums add up to the factors to within 1e-7 of the largest, as float32 holds them.
-        """
-        rest = self._to_colour[0].T.astype(np.float64)
-        step = np.maximum(np.abs(rest).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / 127
-        planes, steps = [], []
-        for _ in range(_PLANES):
-            planes.append(np.rint(rest / step))
-            steps.append(step)
-            rest = rest - planes[-1] * step
-            step = step / 254
-        return WholeProducts(np.concatenate(planes).astype(np.int8)), np.concatenate(steps)[:, 0].astype(np.float32)
+    def _planes(self) -> tuple[WholeProducts, list[NDArray[np.float64]]]:
+        """Planes of the factors, ready for products, one component behind the other; their own factors by component."""
+        parts = [planes_of(one.astype(np.float64), _PLANES, 0.0) for one in self._to_colour[0].T]
+        return WholeProducts(np.concatenate([planes for planes, _ in parts])), [factors for _, factors in parts]
 
     def along(self, vectors: NDArray[Any]) -> NDArray[np.float64]:
         """Coordinates (..., component) of vectors (..., feature) along the components."""
@@ -91,7 +78,9 @@ class Basis:
         along = self._of_int8(rows) if rows.dtype == np.int8 else self._of_floats(rows)
         if scale is not None:
             along *= scale.reshape(-1, 1)
-        along += offsets if offset is None else offsets + (offset.astype(np.float64) @ factors).astype(np.float32)
+        along += (
+            offsets if offset is None else offsets + (offset.astype(np.float64) @ self._to_colour[0]).astype(np.float32)
+        )
         missing = ~valid.reshape(-1)
         along[missing] = 0
         np.rint(np.clip(along, 0, 254, out=along), out=along)
@@ -101,13 +90,13 @@ class Basis:
 
     def _of_int8(self, rows: NDArray[np.int8]) -> NDArray[np.float32]:
         """Products (row, component) of stored vectors (row, feature) with the factors of colours."""
-        product, steps = self._planes
-        along = np.empty((len(rows), len(steps) // _PLANES), np.float32)
-        for first in range(0, len(rows), _BLOCK_ROWS):
-            parts = product.of(rows[first : first + _BLOCK_ROWS]).astype(np.float32)
-            parts *= steps
-            coarse, middle, fine = np.split(parts, _PLANES, axis=1)
-            along[first : first + _BLOCK_ROWS] = coarse + (middle + fine)
+        products_with, factors = self._planes
+        along, ends = np.empty((len(rows), len(factors)), np.float32), np.cumsum([0, *map(len, factors)])
+        for first in range(0, len(rows), BLOCK_ROWS):
+            products = products_with.of(rows[first : first + BLOCK_ROWS])
+            for component, own in enumerate(factors):
+                planes = products[:, ends[component] : ends[component + 1]]
+                along[first : first + BLOCK_ROWS, component] = summed(planes, own)
         return along
 
     def _of_floats(self, rows: NDArray[Any]) -> NDArray[np.float32]:
