@@ -250,11 +250,15 @@ def _plain(array: Any) -> bool:
     if isinstance(array, AsMap):
         return False
     codecs = array.metadata.codecs
-    if len(codecs) != 1 or not isinstance(codecs[0], ShardingCodec) or str(codecs[0].index_location.value) != "end":
+    if len(codecs) != 1 or not isinstance(codecs[0], ShardingCodec) or _text(codecs[0].index_location) != "end":
         return False
     inner, index = codecs[0].codecs, codecs[0].index_codecs
     kinds = [[type(codec) for codec in chain] for chain in (inner, index)]
     if kinds != [[BytesCodec, ZstdCodec], [BytesCodec, Crc32cCodec]] or array.chunks[3:] != array.shape[3:]:
         return False
-    orders = [getattr(chain[0], "endian", None) for chain in (inner, index)]
-    return all(getattr(order, "value", "little") == "little" for order in orders)
+    return all(_text(getattr(chain[0], "endian", None)) in (None, "little") for chain in (inner, index))
+
+
+def _text(option: Any) -> Any:
+    """An option of a codec: a text in zarr 3.4, and an enumeration of texts before."""
+    return getattr(option, "value", option)
