@@ -124,6 +124,7 @@ def memories(run: RunDir, versions: Mapping[str, str], asked: Mapping[str, str],
     """
     versions = {**versions, "embedcube": _own_version()}
     rows = _before(run, versions, asked) if before else {}
+    run.root.mkdir(parents=True, exist_ok=True)
     with replacing(run.remembered) as temporary:
         with _File(temporary) as file:
             nothing = _SCHEMA.empty_table()
