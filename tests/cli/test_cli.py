@@ -500,3 +500,13 @@ def test_no_message_about_a_wrong_request_has_300_characters(demo: Campaign) -> 
         assert len(done.stderr.rstrip("\n")) < 300
     demo.change(lambda document: document.update({f"key{i}": i for i in range(200)} | {long: 1}))
     assert len(call_cli("index", demo.file).stderr) <= 300
+
+
+def test_a_signal_while_python_ends_is_said_and_no_traceback(tmp_path: Path) -> None:
+    """Threads and libraries are closed then, which takes a second after `consolidate`."""
+    at_end = "import atexit, os, signal; atexit.register(os.kill, os.getpid(), signal.SIGTERM)"
+    (tmp_path / "sitecustomize.py").write_text(at_end)
+    done = run_cli("schema", environment={"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])})
+    assert done.returncode == 75
+    assert done.stderr.startswith("embedcube: stopped by signal 15; start the same command again")
+    assert len(done.stderr.splitlines()) == 1

@@ -19,7 +19,8 @@ from embedcube.cli import decoding, exchanging, finding, history, looking, servi
 from embedcube.cli.opening import open_to_go_on, open_to_plan
 from embedcube.cli.options import AsJson, CampaignFile, CubePath, LayerName, teller
 from embedcube.cli.sections import Sections
-from embedcube.errors import EmbedcubeError, RequestError, StartAgain, WorkError
+from embedcube.cli.stopping import stopped_by_signals
+from embedcube.errors import EmbedcubeError, RequestError, WorkError
 from embedcube.printable import printable, shortened
 
 app = typer.Typer(
@@ -56,14 +57,10 @@ def main() -> None:
         sys.argv.remove("--debug")
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("embedcube").setLevel(logging.DEBUG)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, _stop)
-    # the end of a login session; `nohup` has it ignored
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, _stop)
     faulthandler.register(signal.SIGQUIT)
     try:
-        app()
+        with stopped_by_signals():
+            app()
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:
@@ -88,10 +85,6 @@ def _shown(error: Exception) -> str:
     """The message of an error: it may quote names and links of an archive. That of a wrong request is short."""
     text = "\n".join(printable(line, _MESSAGE) for line in str(error).splitlines())
     return shortened(text, _REFUSAL) if isinstance(error, RequestError) else text
-
-
-def _stop(number: int, _: object) -> None:
-    raise StartAgain(f"stopped by signal {number}; start the same command again, it continues where it stopped")
 
 
 @app.command()

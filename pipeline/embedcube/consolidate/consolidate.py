@@ -24,7 +24,7 @@ from embedcube.consolidate.provenance import Made, fitted_weights, write_provena
 from embedcube.consolidate.stac import write_catalogue
 from embedcube.consolidate.template import kinds_of, write_template
 from embedcube.consolidate.unfinished import TakenOver, Unfinished, building, remove_abandoned
-from embedcube.errors import WorkError
+from embedcube.errors import WorkError, naming
 from embedcube.progress import Progress
 from embedcube.workers.rounds import begin_next_round, named, new_verdicts, refuse_unusable
 
@@ -66,7 +66,8 @@ def _consolidate(campaign: Campaign, run: RunDir, client: Any, progress: Progres
     objects = linked = 0
     if not cube.exists():
         try:
-            with building(run, version) as unfinished:
+            # of metadata and provenance, which zarr writes, a full disk does not say what it had no room for
+            with building(run, version) as unfinished, naming(unfinished.path):
                 objects, linked = _fill(campaign, run, plan, made, unfinished, client, progress)
                 write_provenance(campaign, plan, scenes, made, unfinished.path, fitted_weights(run, plan))
                 unfinished.remove_temporary()
