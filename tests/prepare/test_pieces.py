@@ -176,10 +176,32 @@ def test_a_plan_that_is_killed_leaves_the_last_one(mine: Campaign, monkeypatch: 
             planned(mine)
     assert read_plan(load_campaign(mine.file), mine.run) == first
     assert rows(mine, first) == before
-    left = {*mine.run.plan_folder.iterdir()} - kept
-    assert left, "nothing was left behind, so this tests nothing"
+    assert {*mine.run.plan_folder.iterdir()} == kept, "what can be removed is"
+    # a process that is killed at once removes nothing: the next plan does
+    left = {mine.run.root / mine.run.plan_file("0" * 12, 0), mine.run.plan_folder / ".tmp-left"}
+    for path in left:
+        path.write_bytes(b"half")
     planned(mine)
     assert not (left | kept) & {*mine.run.plan_folder.iterdir()}
+
+
+@pytest.mark.usefixtures("small")
+def test_of_two_plans_at_once_the_first_that_ends_stands(mine: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, begun, written = list[Plan](), list[bool](), write_plan._write_files
+
+    def with_another(*given: Any) -> dict[str, str]:
+        files = written(*given)
+        begun.append(True)
+        if len(begun) == 1:
+            made.append(planned(mine))
+        return files
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write_plan, "_write_files", with_another)
+        with pytest.raises(RequestError, match="is gone: another `plan` works on this run folder"):
+            planned(mine)
+    assert read_plan(load_campaign(mine.file), mine.run) == made[0]
+    assert len(read_recipes(mine.run, made[0])) == made[0].shards
 
 
 def test_a_small_plan_after_a_large_one_is_one_file(mine: Campaign, request: pytest.FixtureRequest) -> None:

@@ -279,9 +279,9 @@ def test_embed_killed_at_a_named_point_does_the_rest_and_no_more(
     assert after_first < after_second < everything
 
     planned.cli("embed")
-    third, next_round = sorted(attempts(run).keys() - {first, second})
-    assert set(attempts(run)[third]) == everything - after_second
-    assert set(attempts(run)[next_round]) == planned_recipes(planned) - everything
+    # two attempts within one second have names in any order
+    later = {frozenset(recipes) for name, recipes in attempts(run).items() if name not in (first, second)}
+    assert later == {frozenset(everything - after_second), frozenset(planned_recipes(planned) - everything)}
     assert_nothing_done_twice(planned)
     planned.cli("consolidate")
     assert_same_cube(planned, finished_demo)

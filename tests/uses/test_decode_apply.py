@@ -257,6 +257,14 @@ def test_layers_side_by_side_over_dask(finished_demo: Campaign, tmp_path: Path) 
             np.testing.assert_array_equal(examples.features[row, widths[0] :], own)
 
 
+def test_more_classes_than_a_map_can_tell_apart_are_refused(two_zones: Path, tmp_path: Path) -> None:
+    lon, lat = places(300)
+    write_csv(tmp_path / "labels.csv", {"lon": lon, "lat": lat, "kind": [f"kind {i}" for i in range(300)]})
+    request = Request(task="classification", column="kind", time="2023-06")
+    with pytest.raises(RequestError, match=r"classes: a decoder has at most 255"):
+        commands.fit(two_zones, [tmp_path / "labels.csv"], tmp_path / "d.safetensors", request, Settings(kind="knn"))
+
+
 def test_a_server_draws_the_maps_of_its_decoders(two_zones: Path, fitted: Path, tmp_path: Path) -> None:
     files = [fitted / "classes.safetensors", fitted / "value.safetensors"]
     with (

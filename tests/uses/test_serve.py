@@ -24,6 +24,8 @@ from tests.cube.two_zones import LAYER, vectors_at
 from tests.uses.serving import running, spawned
 
 from embedcube.cube.encoding import MASKED, STATUS_MEANINGS, VALID, VALID_INCOMPLETE
+from embedcube.cube.preview_store import preview_store_of, write_preview_store
+from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.uses.serve.app import create_app
 from embedcube.uses.serve.limits import Limits
@@ -412,6 +414,30 @@ def test_parcels_are_means_over_both_zones(client: httpx.Client, cube: Path) -> 
     assert answer["properties"]["cells"] == cells
     assert np.allclose(window["mean"], every.mean(axis=0), atol=1e-5)
     assert np.allclose(window["std"], every.std(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "odd", ['{"a": 100000000000000000000}', '{"a": "\\ud800"}', '{"a": ' + "[" * 300 + "]" * 300 + "}"]
+)
+def test_properties_that_cannot_be_sent_back_are_refused(client: httpx.Client, odd: str) -> None:
+    ring = "[[12.0, 50.0], [12.01, 50.0], [12.01, 50.01], [12.0, 50.0]]"
+    shape = f'{{"type": "Polygon", "coordinates": [{ring}]}}'
+    feature = f'{{"type": "Feature", "properties": {{"a": {odd}}}, "geometry": {shape}}}'
+    body = f'{{"type": "FeatureCollection", "features": [{feature}]}}'
+    answer = client.post(f"{LAYER_PATH}/parcels", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+
+
+def test_a_preview_that_is_drawn_later_changes_the_etag(two_zones: Path, tmp_path: Path) -> None:
+    path = tmp_path / "v1.zarr"
+    shutil.copytree(two_zones, path)
+    with running(create_app([f"c={path}"])) as address, httpx.Client(base_url=address, trust_env=False) as opened:
+        before = opened.get("/v1/cubes/c")
+        write_preview_store(Cube(path), preview_store_of(path))
+        after = opened.get("/v1/cubes/c", headers={"If-None-Match": before.headers["etag"]})
+        assert (before.json()["preview"], after.status_code) == (None, 200)
+        assert after.json()["preview"] == "/v1/cubes/c/files/v1.preview.zarr"
+        assert opened.get("/v1/cubes/c", headers={"If-None-Match": after.headers["etag"]}).status_code == 304
 
 
 def test_parcels_that_are_too_much_are_refused(client: httpx.Client, cube: Path) -> None:

@@ -230,7 +230,8 @@ def _layer_plan(document: dict[str, Any]) -> LayerPlan:
     grids = {zone: Grid(**grid) for zone, grid in document.pop("grids").items()}
     listed = document.pop("samples")
     layout, objects = ShardLayout(**document.pop("layout")), ObjectShape(**document.pop("objects"))
-    document |= {name: tuple(document[name]) for name in ("collections", "counted", "plugins", "empty", "offset")}
+    document |= {name: tuple(document[name]) for name in ("collections", "counted", "plugins", "empty")}
+    document["offset"] = tuple(document.get("offset", ()))  # plans of before have none
     samples = listed and samples_from(listed)
     return LayerPlan(zones=zones, grids=grids, layout=layout, objects=objects, samples=samples, **document)
 

@@ -174,8 +174,8 @@ def read_table(path: Path, names: Collection[str] = ()) -> RecordTable | None:
     """A table with these columns; None where it is gone, damaged, or of another version of embedcube."""
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
-        return None
+    except OSError:
+        return None  # gone, or a network file system says so otherwise
     if hashlib.sha256(data).hexdigest()[:_DIGITS] != path.stem.rpartition("-")[2]:
         log.warning("%s: damaged, its SHA-256 is not that of its name; the lines of its records are read instead", path)
         return None

@@ -6,7 +6,7 @@ they fit: no more than one of them is in memory, and a task reads only its own.
 
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -24,6 +24,7 @@ from embedcube.campaign.recipes import LayerRecipes
 from embedcube.campaign.run_folder import TEMPORARY_PREFIX, RunDir, replacing
 from embedcube.campaign.seals import digest_of_file, write_sealed
 from embedcube.campaign.verdicts import keep_verdicts
+from embedcube.errors import RequestError
 from embedcube.kernel.recipes import recipes_of
 from embedcube.prepare.draw_groups import Floats, assign
 from embedcube.prepare.pieces import Linked, Pieces
@@ -69,10 +70,18 @@ def write_plan(run: RunDir, result: Plan, zones: Sequence[PlannedZone], digests:
             result = replace(result, plan=made.digest, files={run.plan.name: digest_of_file(temporary)})
             write_sealed(run.plan_summary, result.summary)
     else:
-        files = _write_files(run, made, order)
-        tasks_of = dict(zip(files, order.tasks_of, strict=True))
-        result = replace(result, plan=made.digest, files=files, tasks_of=tasks_of)
-        write_sealed(run.plan_summary, result.summary)
+        token = secrets.token_hex(6)
+        try:
+            files = _write_files(run, made, order, token)
+            tasks_of = dict(zip(files, order.tasks_of, strict=True))
+            result = replace(result, plan=made.digest, files=files, tasks_of=tasks_of)
+            _refuse_removed(run, files)
+            write_sealed(run.plan_summary, result.summary)
+        except BaseException:
+            # also on a full disk nothing is left of it
+            for path in run.plan_folder.glob(f"{token}-*"):
+                path.unlink(missing_ok=True)
+            raise
         run.plan.unlink(missing_ok=True)
     _remove_others(run, result)
     run.pilot.unlink(missing_ok=True)
@@ -183,13 +192,19 @@ def in_draw_order(table: pyarrow.Table) -> pyarrow.Table:
     return table.take(np.lexsort(keys))
 
 
-def _write_files(run: RunDir, made: _Rows, order: _Order) -> dict[str, str]:
+def _refuse_removed(run: RunDir, files: Iterable[str]) -> None:
+    """Refuse a plan whose files another `plan` has removed."""
+    if gone := [name for name in files if not (run.root / name).exists()]:
+        raise RequestError(f"{run.root / gone[0]} is gone: another `plan` works on this run folder; wait for its end")
+
+
+def _write_files(run: RunDir, made: _Rows, order: _Order, token: str) -> dict[str, str]:
     """Write the files of a large plan; returns the digest of each by its name in the run folder.
 
     The rows of a file come from all pieces, so they are first put together in a file without order.
     """
     run.plan_folder.mkdir(exist_ok=True)
-    token, files = secrets.token_hex(6), {}
+    files = {}
     with _temporary_folder(run.plan_folder) as folder:
         unsorted = [folder / str(number) for number in range(len(order.tasks_of))]
         with ExitStack() as stack:

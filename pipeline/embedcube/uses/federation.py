@@ -176,6 +176,8 @@ def _search(state: _State, query: NDArray[Any], question: Question, k: int) -> N
     if holder is None or layer is None:
         return
     found = state.attempt(lambda: _checked(*holder.find(layer.name, query, question, k), k))
+    # of a centre that has failed now, earlier hits do not count either: it is told as one that is missing
+    state.hits = None
     if found is not None:
         state.hits, state.apart_m = found
 

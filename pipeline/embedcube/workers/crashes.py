@@ -89,6 +89,8 @@ def _read_crash(path: Path) -> Crash | None:
             shards=tuple(document["shards"]),
             alone=document["alone"],
         )
+    except FileNotFoundError:
+        return None  # its attempt was removed
     except (RequestError, KeyError) as error:
         log.warning("%s; this crash does not count", error)
         return None

@@ -16,7 +16,7 @@ from embedcube.cube.reader import Cube
 from embedcube.errors import RequestError
 from embedcube.uses.decode.examples import Examples
 from embedcube.uses.decode.fit import Settings
-from embedcube.uses.decode.heads import Head, Kind, why_wrong
+from embedcube.uses.decode.heads import MOST_CLASSES, Head, Kind, why_wrong
 from embedcube.uses.decode.request import Request
 
 _KEY = "embedcube.decoder"
@@ -99,7 +99,15 @@ def layers_used(cube: Cube, layers: Sequence[str]) -> tuple[LayerUsed, ...]:
 
 def made(cube: Cube, layers: Sequence[str], examples: Examples, head: Head, request: Request, settings: Settings,
          labels: str) -> Decoder:  # fmt: skip
-    """A decoder of a fitted head."""
+    """A decoder of a fitted head.
+
+    Raises:
+        RequestError: it has more classes than a map can tell apart.
+    """
+    if len(examples.classes) > MOST_CLASSES:
+        raise RequestError(
+            f"{len(examples.classes):,} classes: a decoder has at most {MOST_CLASSES}; join some, or fit several"
+        )
     return Decoder(head, About(
         kind=head.kind, request=request, settings=settings, layers=layers_used(cube, layers), classes=examples.classes,
         fitted_on=len(examples), labels=labels, cube=cube.version,
@@ -140,6 +148,8 @@ def read_decoder(path: Path) -> Decoder:
         raise RequestError(f"{path}: not a decoder of embedcube ({reason})") from None
     head = Head(kind=about.kind, outputs=len(about.classes) or 1, arrays=arrays)
     wrong = why_wrong(head)
+    if not wrong and len(about.classes) > MOST_CLASSES:
+        wrong = f"it has {len(about.classes):,} classes, {MOST_CLASSES} at most can be told apart"
     if not wrong and head.features != sum(layer.features for layer in about.layers):
         wrong = f"it takes {head.features} features, its layers have {sum(layer.features for layer in about.layers)}"
     if wrong:

@@ -34,6 +34,9 @@ OPTIONAL: dict[Kind, dict[str, tuple[str, ...]]] = {"ridge": {"bounds": ("bound"
 """arrays that a kind of head may have: `bounds`, the least and the greatest number that it says, of a label that is a
 share"""
 
+MOST_CLASSES = 255
+"""classes of a head, at most: a map has one byte for a cell, and 255 is a cell without a vector"""
+
 _ROWS = 256
 """rows of a product of matrices: always as many, so that the sums of a row are equal"""
 

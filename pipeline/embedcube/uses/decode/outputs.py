@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from embedcube import __version__
 from embedcube.cube.reader import Cube
 from embedcube.uses.decode.file import Decoder
+from embedcube.uses.decode.heads import MOST_CLASSES
 
-NO_CLASS = 255
+NO_CLASS = MOST_CLASSES
 """in a map of classes: a cell without a vector"""
 
 Put = Callable[[slice, slice, NDArray[np.float32]], None]

@@ -18,6 +18,7 @@ from embedcube.errors import RequestError
 from embedcube.grid import same_crs
 from embedcube.sources.catalog.dates import time_in
 from embedcube.uses.decode.examples import Cells, joined
+from embedcube.uses.decode.heads import MOST_CLASSES
 from embedcube.uses.decode.request import Labels, Request
 
 _LEAST_LABELLED = 0.5
@@ -25,9 +26,6 @@ _LEAST_LABELLED = 0.5
 
 _TILE = 256
 """cells along a side of the squares that are aligned at once"""
-
-_MOST_CLASSES = 256
-"""distinct values of a raster, above which they are no classes"""
 
 
 def labels_of_rasters(cube: Cube, layer: str, paths: Sequence[Path], request: Request) -> Labels:
@@ -127,8 +125,8 @@ def _values(paths: Sequence[Path], request: Request) -> dict[str, tuple[int, ...
             for _, window in source.file.block_windows(1):
                 block = source.file.read(1, window=window, masked=True)
                 values |= set(np.unique(block.compressed()).tolist())
-                if len(values) > _MOST_CLASSES:
-                    raise RequestError(f"{path.name} has more than {_MOST_CLASSES} values; name some with --classes")
+                if len(values) > MOST_CLASSES:
+                    raise RequestError(f"{path.name} has more than {MOST_CLASSES} values; name some with --classes")
     return {str(value): (value,) for value in sorted(values)}
 
 

@@ -8,6 +8,8 @@ import orjson
 from fastapi import Request
 from fastapi.responses import Response
 
+from embedcube.errors import RequestError
+
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 _LEAST_COMPRESSED = 2048
@@ -20,7 +22,12 @@ BYTES = "application/octet-stream"
 
 def json_answer(request: Request, value: Any, *, etag: str = "", status: int = 200) -> Response:
     """An answer in JSON; numbers that are not finite become null. NumPy arrays are lists."""
-    return _answer(request, orjson.dumps(value, option=_OPTIONS), "application/json", _headers(etag), status)
+    try:
+        data = orjson.dumps(value, option=_OPTIONS)
+    except orjson.JSONEncodeError as error:
+        # of an answer only what the client has sent can be so
+        raise RequestError(f"what was sent cannot be sent back as JSON: {error}") from None
+    return _answer(request, data, "application/json", _headers(etag), status)
 
 
 def bytes_answer(request: Request, data: bytes, about: Mapping[str, object], *, etag: str = "") -> Response:

@@ -34,7 +34,7 @@ class CubeFiles(StaticFiles):
 
     def __init__(self, holding: Holding) -> None:
         """Serve the folders that are there now."""
-        self._etag = holding.etag
+        self._holding = holding
         self._folders = {path.name: path for path in beside(holding.cube.path).values()}
         super().__init__(directory=holding.cube.path.parent)
 
@@ -61,7 +61,7 @@ class CubeFiles(StaticFiles):
 
     def file_response(self, full_path: Any, stat_result: Any, scope: Scope, status_code: int = 200) -> Response:
         """The whole file or ranges of it, with the version as ETag."""
-        headers = {"ETag": self._etag, "Cache-Control": "no-cache"}
+        headers = {"ETag": self._holding.etag, "Cache-Control": "no-cache"}
         media = "application/json" if str(full_path).endswith(".json") else "application/octet-stream"
         response = FileResponse(
             full_path, status_code=status_code, stat_result=stat_result, headers=headers, media_type=media

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -39,16 +40,28 @@ class Holding:
     decoders: Mapping[str, Decoder] = field(default_factory=dict)
     """by name, those that were fitted on vectors of this cube's models"""
 
-    @cached_property
+    @property
     def etag(self) -> str:
-        """The version, and a digest of its metadata and of its decoders: a copied cube may have any name."""
+        """The version, and a digest of its metadata, of its decoders, and of what lies beside it now.
+
+        A copied cube may have any name, and a preview may be drawn while the cube is served.
+        """
+        digest, store = hashlib.sha256(self._metadata), self.cube.path
+        for name in (f"{store.stem}.preview.zarr/zarr.json", f"{store.stem}-stac/collection.json"):
+            with suppress(OSError):
+                status = (store.parent / name).stat()
+                digest.update(f"{name} {status.st_size} {status.st_mtime_ns} ".encode())
+        return f'"{self.cube.version}-{digest.hexdigest()[:12]}"'
+
+    @cached_property
+    def _metadata(self) -> bytes:
         digest = hashlib.sha256()
         for name in ("zarr.json", "provenance/zarr.json"):
             path = self.cube.path / name
             digest.update(path.read_bytes() if path.exists() else b"")
         for name, decoder in self.decoders.items():
             digest.update(f"{name} {decoder.digest} ".encode())
-        return f'"{self.cube.version}-{digest.hexdigest()[:12]}"'
+        return digest.digest()
 
     @cached_property
     def layers(self) -> tuple[str, ...]:

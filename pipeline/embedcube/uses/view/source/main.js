@@ -1,6 +1,6 @@
 /** The page of `embedcube view`: what the controls, the map and the keys do. */
 
-import {$, asked, cells, path, run, say, state, time, windowPath} from './shown.js';
+import {$, asked, cells, path, run, say, state, stop, time, windowPath} from './shown.js';
 import {STATUS, paintColours, paintCounts, paintStatus} from './paint.js';
 import {addCorner, clearPolygon, finishPolygon, geometry} from './polygon.js';
 import {Refused, getJson, getNumbers, part, postJson, postNumbers} from './server.js';
@@ -55,6 +55,7 @@ async function openZone(name) {
 }
 
 async function openWindow(t) {
+  stop('scores', 'hits', 'look', 'polygon');
   state.t = t;
   // hits are places of one window
   state.hits = [];
@@ -70,6 +71,7 @@ async function openWindow(t) {
 
 /** Draw what `show` chooses. */
 async function show(signal = undefined) {
+  stop('scores', 'hits');
   const {status, step} = state;
   const what = $('show').value;
   if (what === 'similar' || what === 'change') {

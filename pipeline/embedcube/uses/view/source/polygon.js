@@ -1,10 +1,10 @@
 /** A polygon on the map: its corners, its cells by status, and the statistics of its vectors. */
 
-import {$, cells, path, run, say, state, time} from './shown.js';
+import {$, cells, path, run, say, state, stop, time} from './shown.js';
 import {STATUS} from './paint.js';
 import {inside} from './places.js';
 import {make, table} from './words.js';
-import {postJson, postNumbers} from './server.js';
+import {Refused, postJson, postNumbers} from './server.js';
 
 export function addCorner(cell) {
   if (state.closed) {
@@ -19,6 +19,7 @@ export function addCorner(cell) {
 }
 
 export function clearPolygon() {
+  stop('polygon');
   Object.assign(state, {polygon: [], closed: false, statistics: null});
   Object.assign(cells.marks, {polygon: [], closed: false});
   $('corners').textContent = 'No corner yet.';
@@ -52,22 +53,42 @@ export async function finishPolygon() {
   const total = counts.reduce((sum, count) => sum + count, 0);
   const shares = STATUS.map(({words}, i) => [words, counts[i], `${((100 * counts[i]) / (total || 1)).toFixed(1)} %`]);
   const parts = [table(['status', 'cells', 'share'], shares.filter(([, count]) => count), [1, 2])];
-  state.statistics = {type: 'Feature', geometry: polygon, properties: {window: time(), cells: total}};
-  await run('polygon', async (signal) => {
-    const own = await postNumbers(path('similar'), {like: [polygon], time: time(), zone: state.zone.zone}, signal);
-    const alike = alikeInside(own);
+  const made = {type: 'Feature', geometry: polygon, properties: {window: time(), cells: total}};
+  const done = await run('polygon', async (signal) => {
+    const body = {type: 'FeatureCollection', features: [{type: 'Feature', geometry: polygon}]};
+    const {features: [{properties}]} = await postJson(path('parcels'), body, signal);
+    Object.assign(made.properties, properties);
+    const alike = await cosinesWithMean(polygon, signal);
     if (alike) {
-      Object.assign(state.statistics.properties, alike);
+      Object.assign(made.properties, alike);
       parts.push(make('p', {}, `Cosine of its ${alike.vectors} vectors with their mean: ${
         alike.mean_cosine.toFixed(3)} on average, ${alike.least_cosine.toFixed(3)} at least.`));
     }
-    const body = {type: 'FeatureCollection', features: [{type: 'Feature', geometry: polygon}]};
-    const {features: [{properties}]} = await postJson(path('parcels'), body, signal);
-    Object.assign(state.statistics.properties, properties);
     parts.push(...statistics(properties));
+    return true;
   });
+  // removed meanwhile, or another polygon was begun
+  if (!state.closed) {
+    return;
+  }
+  state.statistics = made;
   $('statistics').replaceChildren(...parts);
-  say(`${total} cells in the polygon.`);
+  if (done) {
+    say(`${total} cells in the polygon.`);
+  }
+}
+
+/** How alike the vectors of this window in the polygon are; null where it has none, or where the server refuses it. */
+async function cosinesWithMean(polygon, signal) {
+  try {
+    const asked = {like: [polygon], time: time(), zone: state.zone.zone};
+    return alikeInside(await postNumbers(path('similar'), asked, signal));
+  } catch (error) {
+    if (error instanceof Refused) {
+      return null;
+    }
+    throw error;
+  }
 }
 
 /** How alike the vectors in the polygon are: their cosines with their mean; null where there is no vector. */

@@ -24,6 +24,11 @@ export function say(words, wrong = false) {
   $('said').classList.toggle('wrong', wrong);
 }
 
+/** Break off tasks: their answers are of something that is not shown any more. */
+export function stop(...names) {
+  names.forEach((name) => running[name]?.abort());
+}
+
 /** Run a task; an earlier one of the same name is broken off. What goes wrong is told. */
 export async function run(name, task) {
   running[name]?.abort();
