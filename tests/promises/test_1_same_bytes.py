@@ -347,17 +347,20 @@ def across_shards(module: Module, shards: list[torch.Tensor], batch: int) -> lis
 
 
 def alone(context: LayerContext) -> Module:
-    """The kernel's module of pixels alone, which is all that the backbones here look at."""
+    """The kernel's module of pixels and their masks, which is all that the backbones here look at.
 
-    def run(x_btcyx: torch.Tensor) -> torch.Tensor:
-        batch, frames, _, *side = x_btcyx.shape
-        seen = torch.ones((batch, frames, len(context.inputs), *side), dtype=torch.bool)
+    The masks are the last channels.
+    """
+
+    def run(x_and_clear: torch.Tensor) -> torch.Tensor:
+        batch, masks = len(x_and_clear), len(context.inputs)
+        x_btcyx, clear = x_and_clear[:, :, :-masks], x_and_clear[:, :, -masks:] > 0
         cells = context.layout.chip_cells
         lonlat = torch.zeros((batch, cells, cells, 2))
         vectors: torch.Tensor = context.module(
             Chips(
                 x_btcyx=x_btcyx,
-                clear_btsyx=seen,
+                clear_btsyx=clear,
                 lonlat_byxn=lonlat,
                 dates_tmd=torch.from_numpy(dates_of(context.frames[0])),
             )
@@ -382,7 +385,7 @@ def with_batches(batches: Batches) -> Embed:
         def forward(self, chips: Chips) -> torch.Tensor:
             x = chips.x_btcyx
             real = x.flatten(1).any(dim=1)
-            self.seen.append(x[real])
+            self.seen.append(torch.cat([x, chips.clear_btsyx.to(x.dtype)], dim=2)[real])
             return torch.stack([next(self.vectors, self._empty) if r else self._empty for r in real.tolist()])
 
     def embed(shards: list[ReadShard], context: LayerContext) -> list[dict[str, Any]]:
