@@ -178,11 +178,15 @@ def planned(demo_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Cam
     return campaign
 
 
-def test_the_task_says_why_no_rank_was_started(planned: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_task_says_why_no_rank_was_started(
+    planned: Campaign, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(task, "own_modules", lambda _: ["not_installed"])
     with pytest.raises(WorkError, match=r"a rank failed: rank 0 on node .*cannot be imported: ModuleNotFoundError"):
         planned.cli("embed")
-    monkeypatch.setattr(task, "own_modules", lambda _: ["antigravity_that_never_ends"])
+    (tmp_path / "slow_to_import.py").write_text("import time\n\ntime.sleep(60)\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setattr(task, "own_modules", lambda _: ["slow_to_import"])
     monkeypatch.setattr("embedcube.workers.starting.START_TIMEOUT_S", 0.0)
     with pytest.raises(StartAgain, match="what ranks need was not imported within 0 s"):
         planned.cli("embed")
