@@ -200,7 +200,7 @@ def test_a_task_reads_the_merged_table_and_its_own_folder_alone(
             merge_recorded(run, plan_of())
     look = record_tables.note
 
-    def noted(run: RunDir, part: str) -> record_tables.Noted | None:
+    def noted(run: RunDir, part: str) -> record_tables.NotedPart | None:
         looked_at.add(part)
         return look(run, part)
 

@@ -310,40 +310,31 @@ def test_a_retry_of_unreadable_scenes_that_is_killed_leaves_its_shards_undone(em
     assert set(attempts(embedded.run)[last]) == missed, "the scene is still torn: all of them, and nothing else"
 
 
-BETWEEN_ROUNDS = {
-    "before the verdicts are there": KillPoint(event="os.rename", path=r"/verdicts\.json$"),
-    "after the verdicts are there": KillPoint(event="os.rename", path=r"/verdicts\.json$", moment="after"),
+def _has_verdicts(run: RunDir) -> bool:
+    return run.verdicts.exists()
+
+
+def _has_table(run: RunDir) -> bool:
+    return bool(run.recorded_of_attempts())
+
+
+_VERDICTS, _TABLE = r"/verdicts\.json$", r"/recorded-0000-\w+\.parquet$"
+BEFORE_OR_AFTER = {
+    "between two rounds, before the verdicts are there": (KillPoint(event="os.rename", path=_VERDICTS), _has_verdicts),
+    "between two rounds, after": (KillPoint(event="os.rename", path=_VERDICTS, moment="after"), _has_verdicts),
+    "before the table of records is there": (KillPoint(event="os.rename", path=_TABLE), _has_table),
+    "after the table of records is there": (KillPoint(event="os.rename", path=_TABLE, moment="after"), _has_table),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", BETWEEN_ROUNDS.values(), ids=BETWEEN_ROUNDS.keys())
-def test_embed_killed_between_two_rounds_embeds_nothing_twice(
-    point: KillPoint, planned: Campaign, finished_demo: Campaign
+@pytest.mark.parametrize(("point", "is_there"), BEFORE_OR_AFTER.values(), ids=BEFORE_OR_AFTER.keys())
+def test_embed_killed_at_what_a_parent_writes_embeds_nothing_twice(
+    point: KillPoint, is_there: Callable[[RunDir], bool], planned: Campaign, finished_demo: Campaign
 ) -> None:
     code, said = run_and_die(planned, "embed", point)
     assert code == KILLED, said
-    assert planned.run.verdicts.exists() is (point.moment == "after")
-    planned.cli("embed")
-    assert_nothing_done_twice(planned)
-    planned.cli("consolidate")
-    assert_same_cube(planned, finished_demo)
-
-
-AT_ITS_TABLE = {
-    "before the table is there": KillPoint(event="os.rename", path=r"/recorded-0000-\w+\.parquet$"),
-    "after the table is there": KillPoint(event="os.rename", path=r"/recorded-0000-\w+\.parquet$", moment="after"),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("point", AT_ITS_TABLE.values(), ids=AT_ITS_TABLE.keys())
-def test_a_parent_killed_at_its_table_of_records_embeds_nothing_twice(
-    point: KillPoint, planned: Campaign, finished_demo: Campaign
-) -> None:
-    code, said = run_and_die(planned, "embed", point)
-    assert code == KILLED, said
-    assert bool(planned.run.recorded_of_attempts()) is (point.moment == "after")
+    assert is_there(planned.run) is (point.moment == "after")
     planned.cli("embed")
     assert_nothing_done_twice(planned)
     planned.cli("consolidate")

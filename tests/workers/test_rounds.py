@@ -180,7 +180,7 @@ def test_recipes_of_a_later_round_need_the_links_of_a_few_shards_at_once(
     """What `status` reads of a plan whose links memory does not hold."""
     plan = plan_of(finished)
     assert plan.verdicts.scenes
-    whole, sizes, without = tasks_of_recipes(finished.run, plan), list[int](), plan_files._without_broken
+    whole, sizes, without = [*tasks_of_recipes(finished.run, plan)], list[int](), plan_files._without_broken
 
     def counted(table: pyarrow.Table, verdicts: Verdicts, changed: bool) -> pyarrow.Table:
         sizes.append(len(table))
@@ -188,7 +188,7 @@ def test_recipes_of_a_later_round_need_the_links_of_a_few_shards_at_once(
 
     monkeypatch.setattr(tables, "_ROWS", 2)
     monkeypatch.setattr(plan_files, "_without_broken", counted)
-    assert tasks_of_recipes(finished.run, plan) == whole
+    assert [*tasks_of_recipes(finished.run, plan)] == whole
     assert sum(sizes) == len(whole) > max(sizes) == 2
 
 

@@ -134,7 +134,7 @@ class LayerPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What holds for all rows of plan.parquet."""
+    """What holds for all rows of a plan."""
 
     campaign: str
     """digest of the campaign that the plan was made for"""
@@ -271,15 +271,11 @@ def read_recipes(run: RunDir, plan: Plan, task: int | None = None) -> list[str]:
 
 def tasks_undone(run: RunDir, plan: Plan, done: Container[str]) -> tuple[int, ...]:
     """Numbers of the tasks that have a shard whose recipe is not in `done`; one read of the plan for all tasks."""
-    return tuple(sorted({task for task, recipe in _tasks_of_recipes(run, plan) if recipe not in done}))
+    return tuple(sorted({task for task, recipe in tasks_of_recipes(run, plan) if recipe not in done}))
 
 
-def tasks_of_recipes(run: RunDir, plan: Plan) -> list[tuple[int, str]]:
+def tasks_of_recipes(run: RunDir, plan: Plan) -> Iterator[tuple[int, str]]:
     """For each shard of the plan the number of its task and its recipe."""
-    return list(_tasks_of_recipes(run, plan))
-
-
-def _tasks_of_recipes(run: RunDir, plan: Plan) -> Iterator[tuple[int, str]]:
     for piece in plan_pieces(run, plan, ("task", "recipe"), None):
         yield from zip(piece["task"].to_pylist(), piece["recipe"].to_pylist(), strict=True)
 
@@ -312,7 +308,7 @@ def digest_of_recipes(recipes: list[str]) -> str:
 
 
 def digest_of_digests(recipes: NDArray[np.uint8]) -> str:
-    """As `digest_of_recipes`, of recipes as bytes: (recipe, 32)."""
+    """The same digest of recipes that are bytes, (recipe, 32): without a text for each."""
     begin = np.ascontiguousarray(recipes[:, :8]).view(">u8").ravel().astype(np.uint64)
     order = np.argsort(begin)
     equal = np.nonzero(begin[order[1:]] == begin[order[:-1]])[0]

@@ -45,7 +45,7 @@ _FEW = frozenset({"recipe", "whole"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noted:
+class NotedPart:
     """A file of records, as it was when it was read."""
 
     part: str
@@ -59,7 +59,7 @@ class Noted:
 class RecordTable:
     """A table of records, as it was read; what of it holds is another question."""
 
-    parts: tuple[Noted, ...]
+    parts: tuple[NotedPart, ...]
     plan: str
     """digest of the plan when it was made; empty for that of one attempt"""
     crashes: tuple[str, ...]
@@ -68,16 +68,16 @@ class RecordTable:
     """the columns that were asked for, and `part`: a number in `parts`"""
 
 
-def note(run: RunDir, part: str) -> Noted | None:
+def note(run: RunDir, part: str) -> NotedPart | None:
     """How the file of records of a part is now; None where there is none."""
     try:
         facts = (run.parts / part / RECORDS).stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return Noted(part=part, size=facts.st_size, mtime_ns=facts.st_mtime_ns)
+    return NotedPart(part=part, size=facts.st_size, mtime_ns=facts.st_mtime_ns)
 
 
-def note_all(run: RunDir, folder: str = "*") -> dict[str, Noted]:
+def note_all(run: RunDir, folder: str = "*") -> dict[str, NotedPart]:
     """How all files of records are now, or those below one folder of `parts`, by part in a fixed order."""
     paths = sorted(path.parent for path in run.parts.glob(f"{folder}/*/*/{RECORDS}"))
     noted = (note(run, str(path.relative_to(run.parts))) for path in paths)
@@ -120,7 +120,7 @@ def forget_tables(run: RunDir) -> None:
         path.unlink(missing_ok=True)
 
 
-def _documents(noted: Iterable[Noted]) -> list[list[Any]]:
+def _documents(noted: Iterable[NotedPart]) -> list[list[Any]]:
     return [[one.part, one.size, one.mtime_ns] for one in noted]
 
 
@@ -140,7 +140,9 @@ def _write(path_of: Callable[[str], Path], table: pyarrow.Table, about: dict[str
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def rows_of(run: RunDir, noted: dict[str, Noted], tables: Iterable[Path], names: Collection[str] = ()) -> pyarrow.Table:
+def rows_of(
+    run: RunDir, noted: dict[str, NotedPart], tables: Iterable[Path], names: Collection[str] = ()
+) -> pyarrow.Table:
     """The named columns, or all, of the records of some parts, and `part`: a number among `noted`.
 
     Each part is read from the first of `tables` that has it as it is, else from its lines.
@@ -184,7 +186,7 @@ def read_table(path: Path, names: Collection[str] = ()) -> RecordTable | None:
             schema = file.schema_arrow
             about = json.loads(schema.metadata[_ABOUT])
             rows = file.read(columns=[one for one in schema.names if not names or _asked(one, names)])
-        parts = tuple(Noted(part=part, size=size, mtime_ns=time) for part, size, time in about["parts"])
+        parts = tuple(NotedPart(part=part, size=size, mtime_ns=time) for part, size, time in about["parts"])
         if about["format"] == _FORMAT:
             return RecordTable(parts=parts, plan=about["plan"], crashes=tuple(about["crashes"]), rows=rows)
     return None

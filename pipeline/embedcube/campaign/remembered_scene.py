@@ -80,12 +80,12 @@ class RememberedScene(Scene):
 
     @property
     def weak(self) -> bool:
-        """As that of `Scene`."""
+        """Whether a digest of its files is of their first bytes and size alone."""
         return bool(self._more["weak"])
 
     @property
     def declared(self) -> bool:
-        """As that of `Scene`."""
+        """Whether a digest of its files is a checksum of the catalogue, not compared with the bytes."""
         return bool(self._more["declared"])
 
     @property
@@ -94,7 +94,7 @@ class RememberedScene(Scene):
         return all(getattr(self, name) == self._more[name] for name in ("seen", "superseded_by", "processing"))
 
     def filling(self) -> Scene:
-        """As that of `Scene`."""
+        """The same scene, told that it fills what a newer, split one does not show."""
         return self.but({"processing": f"{self._more['base']}; {FILLS}"})
 
     def read(self) -> Scene:
@@ -103,7 +103,7 @@ class RememberedScene(Scene):
         return replace(self._read(self.id), **decided)
 
     def to_json(self) -> str:
-        """As that of `Scene`."""
+        """All of the scene as JSON, for the inventory."""
         return self.read().to_json()
 
     def __eq__(self, other: object) -> bool:
@@ -111,7 +111,7 @@ class RememberedScene(Scene):
         return self.read() == whole(other) if isinstance(other, Scene) else NotImplemented
 
     def __hash__(self) -> int:
-        """As that of `Scene`."""
+        """Equal for scenes with the same facts, remembered or not."""
         return hash(self.read())
 
 

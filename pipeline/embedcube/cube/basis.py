@@ -100,7 +100,7 @@ class Basis:
         return along
 
     def _of_floats(self, rows: NDArray[Any]) -> NDArray[np.float32]:
-        """As `_of_int8`."""
+        """Products (row, component) of stored floats (row, feature) with the factors of colours."""
         factors = self._to_colour[0]
         # always the same shape: a row gives the same bits wherever it stands
         block = np.zeros((max(1, _BLOCK_NUMBERS // len(factors)), len(factors)), np.float32)

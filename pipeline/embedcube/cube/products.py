@@ -56,7 +56,7 @@ class WholeProducts:
         return self.of(rows), np.atleast_1d(np.asarray(_numkong.dot(rows, rows)))
 
     def _by_numpy(self, rows: NDArray[np.int8], squares: NDArray[np.float64] | None) -> NDArray[np.float64]:
-        """As `of`; sums of squares are added to `squares`."""
+        """Products (row, vector) in float32 without rounding; sums of squares (row) are added to `squares`."""
         total = np.zeros((len(rows), self._columns.shape[1]))
         count = max(_LEAST_ROWS, _ONE_THREAD // self._columns.size)
         for first in range(0, len(rows), count):

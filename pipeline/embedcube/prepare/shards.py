@@ -87,7 +87,7 @@ def cut_all(
 def cut(
     campaign: Campaign, name: str, grid: Grid | SampleList, scenes: Sequence[Scene]
 ) -> tuple[Shards, ShardRange] | None:
-    """As `cut_in_pieces`, but all shards at once."""
+    """The shards of a layer in one of its zones, all at once, and the rectangle of shards that its arrays span."""
     found = cut_in_pieces(campaign, name, grid, scenes)
     return None if found is None else (found[0].whole(), found[1])
 

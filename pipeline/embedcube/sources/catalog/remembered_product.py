@@ -58,17 +58,17 @@ class RememberedProduct(Product):
 
     @cached_property
     def files(self) -> dict[str, File]:
-        """As those of `Product`."""
+        """Its files by band, decoded when they are first asked for."""
         return self._read().files
 
     @cached_property
     def bbox(self) -> Box | None:
-        """As that of `Product`."""
+        """West, south, east, north in degrees, as its Item says; decoded when it is first asked for."""
         return self._read().bbox
 
     @cached_property
     def item(self) -> ItemPlace | None:
-        """As that of `Product`."""
+        """Where its Item is; decoded when it is first asked for."""
         return self._read().item
 
 

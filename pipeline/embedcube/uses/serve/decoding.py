@@ -1,10 +1,10 @@
 """The route of decoded maps: what a decoder says of every cell of a window."""
 
 import math
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from numpy.typing import NDArray
 
@@ -15,6 +15,7 @@ from embedcube.uses.serve.answers import BYTES, bytes_answer, unchanged
 from embedcube.uses.serve.extent import Cost, cells_of_zone, of_windows
 from embedcube.uses.serve.holdings import Holding, NotHere
 from embedcube.uses.serve.limits import Limits, refuse_above
+from embedcube.uses.serve.pictures import Index
 from embedcube.uses.serve.points import REFUSED
 from embedcube.uses.serve.raw import about_map, raw_map
 from embedcube.uses.serve.served import Served
@@ -27,8 +28,6 @@ _AROUND = 9
 
 _MOST_PRODUCTS = 1 << 37
 """cells x numbers of the decoder in one map: some minutes of a core"""
-
-Index = Annotated[int, Path(ge=0, le=1_000_000)]
 
 
 def routes(served: Served) -> APIRouter:
@@ -43,10 +42,7 @@ def routes(served: Served) -> APIRouter:
         low), where X-Embedcube-Range is "low,high". 0 is no vector. X-Embedcube-Shape is "rows,columns".
         """
         holding = served.cube(cube)
-        path = holding.zone(layer, zone)
-        windows = holding.cube.windows(path)
-        if t >= len(windows):
-            raise NotHere(f"{path} has {len(windows)} windows, counted from 0; there is no window {t}")
+        path = holding.zone_with_window(layer, zone, t)
         if decoder not in holding.decoders_of(layer):
             raise NotHere(f"layer {layer} has no decoder of this name; start the server with --decoder FILE")
         _refuse_costly(holding, decoder, path, t, served.limits)

@@ -108,6 +108,14 @@ class Holding:
             raise NotHere(f"layer {layer} has the zones {listed}; name one")
         return path
 
+    def zone_with_window(self, layer: str, name: str, t: int) -> str:
+        """The path of a zone that has a window of this number, counted from 0; NotHere where there is none."""
+        path = self.zone(layer, name)
+        windows = self.cube.array(path, "status").shape[0]
+        if t >= windows:
+            raise NotHere(f"{path} has {windows} windows, counted from 0; there is no window {t}")
+        return path
+
     def windows(self, zone: str, time: str | None) -> list[int]:
         """Windows of a zone that a time selects; NotHere where there is none."""
         try:

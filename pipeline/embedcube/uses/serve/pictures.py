@@ -48,7 +48,7 @@ def routes(served: Served) -> APIRouter:
         The headers X-Embedcube-Shape and X-Embedcube-Type say what they are; numbers are little-endian.
         """
         holding = served.cube(cube)
-        path = _window(holding, layer, zone, t)
+        path = holding.zone_with_window(layer, zone, t)
         every = slice(None, None, step)
         _refuse_large(holding, path, what, every, every, served.limits)
         if (same := unchanged(request, holding.etag)) is not None:
@@ -80,7 +80,7 @@ def routes(served: Served) -> APIRouter:
     ) -> Response:
         """A tile of 256 x 256 pixels, counted from the upper left corner; at level n every 2^n-th cell is a pixel."""
         holding = served.cube(cube)
-        path = _window(holding, layer, zone, t)
+        path = holding.zone_with_window(layer, zone, t)
         y, x = _cells_of_tile(holding, path, level, row, column)
         _refuse_large(holding, path, what, y, x, served.limits)
         if (same := unchanged(request, holding.etag)) is not None:
@@ -93,14 +93,6 @@ def routes(served: Served) -> APIRouter:
         return Response(await served.desk.run(draw), media_type="image/png", headers=headers)
 
     return router
-
-
-def _window(holding: Holding, layer: str, zone: str, t: int) -> str:
-    path = holding.zone(layer, zone)
-    windows = holding.cube.array(path, "status").shape[0]
-    if t >= windows:
-        raise NotHere(f"{path} has {windows} windows, counted from 0; there is no window {t}")
-    return path
 
 
 def _cells_of_tile(holding: Holding, path: str, level: int, row: int, column: int) -> tuple[slice, slice]:
