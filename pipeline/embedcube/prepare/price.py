@@ -92,7 +92,7 @@ def price_layer(
         + largest_block
         + warping
         + _data_bytes(context, activations, deep, threads, itemsize, cell_bytes),
-        worst_shard="window {}, row {}, column {} ".format(*linked.worst) + f"with {linked.most} scenes",
+        worst_shard="window {}, row {}, column {} of the shard lattice, {} scenes".format(*linked.worst, linked.most),
         device_s=batch_s * -(-chips // context.batch),
         longest_s=float(reading.decoded.max()) / DECODE_BYTES_PER_S + batch_s * -(-(layout.chips**2) // context.batch),
         device_bytes=_device_bytes(context, activations, cell_bytes),
