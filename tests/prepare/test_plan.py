@@ -632,8 +632,8 @@ def test_more_memory_than_a_rank_has_is_refused(mine: Campaign, prepared: Prepar
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "it may take 0.25 GB" in done.stderr
-    named = f"window {shards.t[worst]}, row {shards.row[worst]}, column {shards.col[worst]} with 6 scenes"
-    assert f"the worst shard is {named}. Lower shard_chips, batch or how.cache_mb" in done.stderr
+    named = f"window {shards.t[worst]}, row {shards.row[worst]}, column {shards.col[worst]} of the shard lattice"
+    assert f"the worst shard is {named}, 6 scenes. Lower shard_chips, batch or how.cache_mb" in done.stderr
     assert not mine.run.plan.exists()
 
 
